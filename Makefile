@@ -1,0 +1,55 @@
+# Needs python3 (3.11 or newer, with venv) and a C compiler; everything else goes into .venv.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+BASE ?= HEAD~1
+HEAD ?= HEAD
+
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup parity demo test test-all check golden bench replay clean
+
+help: ## print this list
+	@awk -F ': *[^#]*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.stamp ## create .venv with vtc (editable) and the test tools
+
+parity: .venv/.parity ## also install PyTorch, so that the tests compare with it
+
+demo: .venv/.stamp ## train a small GPT
+	$(BIN)/python examples/train_gpt.py
+
+test: .venv/.stamp ## run the tests that need no GPU (PYTEST_ARGS="-n 2 -k softmax")
+	$(BIN)/python -m pytest -m "not gpu and not multi" $(PYTEST_ARGS)
+
+test-all: .venv/.stamp ## run every test; what this machine lacks is skipped with a reason
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/.stamp ## run what CI runs besides tests: ruff, mypy, import-linter
+	$(BIN)/ruff check --output-format concise .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+golden: .venv/.stamp ## write the golden files anew; review the diff
+	$(BIN)/python -m pytest tests/golden --update-golden $(PYTEST_ARGS)
+
+bench: .venv/.stamp ## measure against peers, results as JSON (BENCH_ARGS=...)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+replay: .venv/.stamp ## compile the corpus at two commits and diff every kernel (BASE=... HEAD=...)
+	$(BIN)/python -m benchmarks.replay $(BASE) $(HEAD)
+
+clean: ## delete .venv and the caches of tools
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+.venv/.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/.parity: .venv/.stamp
+	$(PIP) -e '.[test,parity]'
+	@touch $@

@@ -1,0 +1,61 @@
+"""What every test shares: options, hypothesis profiles, and skipping what has no GPU to run on."""
+
+import ctypes
+import os
+from importlib.util import find_spec
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before vtc is imported: it reads the environment once.
+os.environ["VTC_CHECK"] = "2"
+
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(  # pytest --hypothesis-profile=deep
+    "deep", parent=settings.get_profile("ci"), derandomize=False, max_examples=2000
+)
+settings.load_profile("ci")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--update-golden", action="store_true", help="write what the code does now into the goldens"
+    )
+
+
+@pytest.fixture
+def update_golden(request):
+    """Whether golden files are to be written instead of compared."""
+    return request.config.getoption("--update-golden")
+
+
+def pytest_collection_modifyitems(items):
+    needs = {"gpu": 1, "multi": 2}
+    marked = [(item, n) for item in items for name, n in needs.items() if name in item.keywords]
+    if not marked:
+        return
+    devices, reason = count_gpus()
+    for item, wanted in marked:
+        if devices < wanted:
+            why = reason or f"{wanted} GPUs wanted, {devices} here"
+            item.add_marker(pytest.mark.skip(reason=why))
+
+
+def count_gpus():
+    """How many GPUs vtc can use here, and why none where there are none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0, "no NVIDIA driver"
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return 0, "no NVIDIA GPU"
+    if find_spec("cupy") is None:
+        return 0, "cupy is not installed: pip install -e '.[cuda13]'"
+    return count.value, None

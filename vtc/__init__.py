@@ -1,0 +1,107 @@
+"""vtc: a graph-capture compiler for tensor programs.
+
+    import vtc, vtc.nn as nn, vtc.nn.functional as F
+
+    @vtc.compile
+    def step(x, y): ...
+
+Names follow PyTorch where PyTorch has the thing. Everything public is in the table below; a name
+loads its module when it is first used, so ``import vtc`` stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_TABLE: dict[str, tuple[str, ...]] = {
+    "vtc.ir.types": (
+        "float32=f32 float64=f64 float16=f16 bfloat16=bf16 float8_e4m3fn=f8e4m3 float8_e5m2=f8e5m2 "
+        "bool=bool_ uint8=u8 int8=i8 int16=i16 int32=i32 int64=i64 complex64=c64 complex128=c128 "
+        "float=f32 double=f64 half=f16 int=i32 long=i64 dtype=DType",
+    ),
+    "vtc.ir.dims": ("Dim",),
+    "vtc.ir.text": ("parse", "show"),
+    "vtc.ir.evaluate": ("evaluate",),
+    "vtc.runtime.device": ("device=Device",),
+    "vtc.errors": ("VtcError",),
+    "vtc.config": ("config",),
+    "vtc.frontend.tensor": ("Tensor",),
+    "vtc.frontend.jit": ("compile", "mark_dynamic"),
+    "vtc.frontend.transform": ("grad", "value_and_grad"),
+    "vtc.frontend.autocast": ("autocast",),
+    "vtc.frontend.dispatch": (
+        "no_grad enable_grad set_grad_enabled is_grad_enabled=grad_enabled set_default_device",
+        "get_default_device=default_device set_default_dtype get_default_dtype=default_dtype",
+    ),
+    "vtc.frontend.functions.activation": ("relu sigmoid softmax log_softmax",),
+    "vtc.frontend.functions.attention": ("rotary_embedding",),
+    "vtc.frontend.functions.comparison": (
+        "eq ne lt le gt ge equal isnan isinf isfinite isclose allclose logical_and logical_or",
+        "logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not where masked_fill",
+    ),
+    "vtc.frontend.functions.contract": ("matmul mm bmm mv dot outer addmm baddbmm",),
+    "vtc.frontend.functions.creation": (
+        "tensor as_tensor from_numpy full zeros ones empty full_like zeros_like ones_like",
+        "empty_like arange linspace eye",
+    ),
+    "vtc.frontend.functions.elementwise": (
+        "add sub mul div floor_divide remainder fmod pow neg abs sign addcmul addcdiv lerp",
+        "maximum minimum clamp exp log log2 log10 sqrt rsqrt reciprocal square tanh erf sin cos",
+        "floor ceil trunc round frac",
+    ),
+    "vtc.frontend.functions.index": (
+        "index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add",
+        "index_put take nonzero masked_select dynamic_slice dynamic_update",
+    ),
+    "vtc.frontend.functions.promotion": (
+        "promote_types result_type can_cast broadcast_shapes",
+    ),
+    "vtc.frontend.functions.random": (
+        "Generator default_generator manual_seed seed initial_seed get_rng_state set_rng_state",
+        "rand randn rand_like randn_like normal randint randperm bernoulli multinomial",
+    ),
+    "vtc.frontend.functions.rearrange": (
+        "cat stack repeat_interleave tile flip roll tril triu",
+    ),
+    "vtc.frontend.functions.reduce": (
+        "sum prod mean var std var_mean norm logsumexp count_nonzero max min amax amin aminmax",
+        "argmax argmin any all",
+    ),
+    "vtc.frontend.functions.view": (
+        "reshape flatten unflatten squeeze unsqueeze broadcast_to broadcast_tensors permute",
+        "transpose t movedim narrow select chunk split unbind",
+    ),
+}
+_SUBMODULES = ("nn", "optim", "errors", "ir", "runtime", "frontend", "passes", "codegen")
+
+
+def _names() -> dict[str, tuple[str, str]]:
+    found: dict[str, tuple[str, str]] = {}
+    for module, groups in _TABLE.items():
+        for name in " ".join(groups).split():
+            public, _, private = name.partition("=")
+            found[public] = (module, private or public)
+    return found
+
+
+_NAMES = _names()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        module, attribute = _NAMES[name]
+        importlib.import_module("vtc.frontend.jit")  # the whole dispatch stack, whatever comes first
+        value = getattr(importlib.import_module(module), attribute)
+    elif name in _SUBMODULES:
+        value = importlib.import_module(f"vtc.{name}")
+    else:
+        raise AttributeError(f"module 'vtc' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES, *_SUBMODULES})

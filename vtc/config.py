@@ -1,0 +1,119 @@
+"""What the environment says: the only reader of ``os.environ`` in vtc.
+
+* ``VTC_CACHE_DIR``: where compiled kernels and tuning results are kept; default ``~/.cache/vtc``.
+* ``CC``: the C compiler; by default found by itself.
+* ``VTC_CHECK``: 0 checks nothing, 1 (default) verifies the program after each pass, 2 also
+  evaluates it before and after.
+* ``VTC_DUMP``: a folder to write every stage, kernel and plan into; by default nothing is written.
+* ``VTC_NUM_THREADS``: threads a CPU program uses; by default one per core.
+* ``VTC_CACHE_SIZE``: compiled entries kept per function; default 64.
+
+The environment is read once, at the first :func:`config`; an empty variable counts as unset::
+
+    with config.override(check=0, num_threads=1):
+        ...
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack, cast, final
+
+from vtc.errors import ConfigError
+
+Check = Literal[0, 1, 2]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of this process; the module docstring says what each one means."""
+
+    cache_dir: Path
+    cc: str | None
+    check: Check
+    dump: Path | None
+    num_threads: int | None
+    cache_size: int
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> Config:
+        """The settings ``environment`` asks for; ConfigError where a value makes no sense."""
+        return cls(
+            cache_dir=_path(environment, "VTC_CACHE_DIR") or _cache_home(environment) / "vtc",
+            cc=environment.get("CC") or None,
+            check=_check(environment, "VTC_CHECK"),
+            dump=_path(environment, "VTC_DUMP"),
+            num_threads=_positive(environment, "VTC_NUM_THREADS"),
+            cache_size=_positive(environment, "VTC_CACHE_SIZE") or 64,
+        )
+
+
+class Fields(TypedDict, total=False):
+    """The settings :func:`override` can replace: the fields of :class:`Config`."""
+
+    cache_dir: Path
+    cc: str | None
+    check: Check
+    dump: Path | None
+    num_threads: int | None
+    cache_size: int
+
+
+_current: Config | None = None
+
+
+def config() -> Config:
+    """The settings in force."""
+    global _current
+    if _current is None:
+        _current = Config.read(os.environ)
+    return _current
+
+
+@contextmanager
+def override(**fields: Unpack[Fields]) -> Iterator[Config]:
+    """Other settings for the length of a ``with`` block, in every thread; for tests."""
+    global _current
+    before = config()
+    _current = replace(before, **fields)
+    try:
+        yield _current
+    finally:
+        _current = before
+
+
+def _path(environment: Mapping[str, str], name: str) -> Path | None:
+    text = environment.get(name)
+    if not text:
+        return None
+    path = Path(text).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{name}: expected a directory, got the file {text!r}")
+    return path
+
+
+def _cache_home(environment: Mapping[str, str]) -> Path:
+    """XDG base directories: a relative path is invalid and ignored."""
+    home = Path(environment.get("XDG_CACHE_HOME", ""))
+    return home if home.is_absolute() else Path.home() / ".cache"
+
+
+def _check(environment: Mapping[str, str], name: str) -> Check:
+    text = environment.get(name) or "1"
+    if text not in ("0", "1", "2"):
+        raise ConfigError(f"{name}: expected 0, 1 or 2, got {text!r}")
+    return cast(Check, int(text))
+
+
+def _positive(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name)
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{name}: expected a positive integer, got {text!r}")
+    return int(text)

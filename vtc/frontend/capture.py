@@ -1,0 +1,493 @@
+"""Tracing: user code runs on tensors whose values are nodes of a program being recorded.
+
+Views and mutation are made functional. A :class:`Cell` holds the current node of a root tensor; a
+view replays how it was cut from its root; a write through a view writes the root. Concrete tensors
+that the code meets become parameters; those it changed become outputs that overwrite them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vtc.errors import CaptureError, DeviceError, GradientError, VersionError
+from vtc.frontend import dispatch
+from vtc.frontend.dispatch import Rest, Result, state
+from vtc.frontend.naming import Names, Site, site
+from vtc.frontend.sizes import Sizes
+from vtc.frontend.source import located, user_loc
+from vtc.frontend.tensor import Tensor, concrete_type, write_through
+from vtc.ir.graph import GraphBuilder, Node
+from vtc.ir.op import Op
+from vtc.ir.ops.control import Gradient, Item, StopGradient
+from vtc.ir.ops.expr import Expr
+from vtc.ir.types import DType, TensorType, TupleType, Type, f32
+
+SourceKind = Literal["argument", "number", "tensor", "grad", "hyper"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the value of an input comes from at each call.
+
+    ``argument``/``number``: leaf ``index`` of the arguments; ``tensor``: that very tensor, met by
+    closure; ``grad``: the ``.grad`` of ``tensor``; ``hyper``: a number that ``read`` returns.
+    """
+
+    kind: SourceKind
+    index: int = -1
+    tensor: Tensor | None = None
+    read: Callable[[], float] | None = None
+    made_here: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Cell:
+    """The current value of a root tensor.
+
+    ``initial`` is its parameter where it came from outside.
+    """
+
+    node: Node
+    requires: bool = False
+    initial: Node | None = None
+    tensor: Tensor | None = None
+    version: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Input:
+    """A parameter of the program."""
+
+    node: Node
+    source: Source
+    cell: Cell
+
+
+@dataclass(eq=False, slots=True)
+class GradSlot:
+    """What ``.grad`` of a tensor is during the trace; ``before`` is what it was."""
+
+    tensor: Tensor
+    before: Tensor | None
+    value: Tensor | None
+
+
+class Restart(Exception):  # not an error: the trace begins again
+    """A storage was met through two different views: trace again with its base as the parameter."""
+
+    def __init__(self, storage: object) -> None:
+        super().__init__("restart")
+        self.storage = storage
+
+
+@dataclass(eq=False)
+class Capture:
+    """One trace. It is also a :class:`~vtc.ir.op.Builder` of nodes."""
+
+    by_base: set[int] = field(default_factory=set)
+    sizes: Sizes = field(default_factory=Sizes)
+    builder: GraphBuilder = field(default_factory=GraphBuilder)
+    inputs: list[Input] = field(default_factory=list)
+    grads: dict[int, GradSlot] = field(default_factory=dict)
+    named: dict[int, str] = field(default_factory=dict)
+    sites: dict[Node, Site] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.cells: dict[int, Cell] = {}
+        self.made: weakref.WeakSet[Tensor] = weakref.WeakSet()
+        self.hot: set[Node] = set()
+        self.leaves: dict[Node, Tensor] = {}
+        self.current_leaf: dict[int, Node] = {}
+        self.stops: dict[Node, Node] = {}
+        self.born_here: dict[int, Tensor] = {}
+        self.hypers: dict[tuple[int, str, int], Tensor] = {}
+        self.kept: list[Tensor] = []
+        self.consumed: set[Node] = set()
+
+    # the Builder protocol, on nodes
+
+    def apply(self, op: Op, *inputs: Node, hint: str = "") -> Node:
+        """Record ``op`` on nodes."""
+        node = self.builder.apply(op, *inputs, hint=hint, loc=user_loc())
+        if any([i in self.hot for i in inputs]) and not isinstance(op, StopGradient):
+            self.hot.add(node)
+        if (at := site()) is not None:
+            self.sites[node] = at
+        return node
+
+    def type_of(self, value: Node) -> Type:
+        """The type of a node."""
+        return value.type
+
+    # tensors of the trace
+
+    def tensor(self, node: Node, *, requires: bool = False) -> Tensor:
+        """A new traced tensor."""
+        x = Tensor()
+        x._cell = Cell(
+            node,
+            requires
+            and isinstance(node.type, TensorType)
+            and node.type.dtype.kind in ("float", "complex"),
+        )
+        self.made.add(x)
+        return x
+
+    def rule(self, op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:
+        """The dispatch rule: while this trace runs, record."""
+        del rest
+        self.check_devices(op, inputs)
+        requires = (
+            state.grad
+            and not isinstance(op, StopGradient)
+            and any([self.requires(x) for x in inputs])
+        )
+        nodes = [self.flowing(x) if requires else self.node(x) for x in inputs]
+        node = self.apply(op, *nodes)
+        if isinstance(node.type, TupleType):
+            items = [self.apply(Item(i), node) for i in range(len(node.type.items))]
+            return tuple([self.tensor(i, requires=requires) for i in items])
+        out = self.tensor(node, requires=requires)
+        out._weak = any([x._weak for x in inputs]) and all(
+            [x._weak or _is_number(x) for x in inputs]
+        )
+        return out
+
+    def check_devices(self, op: Op, inputs: Sequence[Tensor]) -> None:
+        """All inputs live on one device."""
+        devices = {x.device for x in inputs if x._storage is not None}
+        if len(devices) > 1:
+            raise located(
+                DeviceError,
+                f"{op.name}: expected one device, got {', '.join(sorted(map(str, devices)))}",
+            )
+
+    def view(self, op: Op, x: Tensor) -> Tensor:
+        """A traced view of ``x``."""
+        y = Tensor()
+        y._link = (x, op)
+        y._stamp = -1
+        self.made.add(y)
+        self.node(y)
+        return y
+
+    def cell(self, x: Tensor) -> Cell | None:
+        """The cell of a root; None for a view."""
+        if x._cell is not None:
+            cell: Cell = x._cell
+            return cell
+        return None if x._storage is None else self.lift(x)
+
+    def root(self, x: Tensor) -> Cell:
+        """The cell a view was cut from."""
+        while (cell := self.cell(x)) is None:
+            x = self.parent(x)[0]
+        return cell
+
+    def parent(self, x: Tensor) -> tuple[Tensor, Op]:
+        """What a view was cut from, and how."""
+        if x._link is None:
+            raise located(
+                CaptureError,
+                "a traced value of another, ended trace was used; return it from its "
+                "function instead",
+            )
+        return x._link
+
+    def node(self, x: Tensor) -> Node:
+        """The current value of ``x``."""
+        cell = self.cell(x)
+        if cell is not None:
+            return cell.node
+        parent, op = self.parent(x)
+        version = self.root(parent).version
+        if x._storage is not None or x._stamp != version or x._node is None:
+            node = self.apply(op, self.node(parent))
+            if x._storage is not None:
+                return node
+            x._node, x._stamp = node, version
+        found: Node = x._node
+        return found
+
+    def type_of_tensor(self, x: Tensor) -> TensorType:
+        """The type of ``x`` without recording anything new for concrete tensors."""
+        if x._array is not None and id(x._storage) not in self.cells:
+            return concrete_type(x)
+        return self.node(x).tensor
+
+    # concrete tensors become parameters
+
+    def lift(self, x: Tensor) -> Cell | None:
+        """The cell of the concrete tensor ``x``.
+
+        None where it is a view of a base that is the parameter.
+        """
+        key = id(x._storage)
+        known = self.cells.get(key)
+        if known is None:
+            root = x
+            while key in self.by_base and root._link is not None:
+                root = root._link[0]
+            source = Source("tensor", tensor=root, made_here=id(root) in self.born_here)
+            known = self.enter(root, source, concrete_type(root), "")
+        if known.tensor is x or (known.tensor is not None and _same_view(known.tensor, x)):
+            return known
+        if key not in self.by_base:
+            raise Restart(x._storage)
+        return None
+
+    def enter(self, x: Tensor, source: Source, type: TensorType, name: str) -> Cell:
+        """Make ``x`` a parameter of the program."""
+        hint = name or self.named.get(id(x), "").replace(".", "_") or (x._kind or "captured")
+        node = self.builder.param(hint if hint.isidentifier() else "captured", type, user_loc())
+        requires = (
+            not source.made_here
+            and x._storage is not None
+            and (x._requires or x._record is not None)
+        )
+        cell = Cell(node, requires, node, x)
+        if requires:
+            self.hot.add(node)
+            self.leaves[node] = x
+            self.current_leaf[id(x)] = node
+        if x._storage is not None:
+            self.cells[id(x._storage)] = cell
+        self.inputs.append(Input(node, source, cell))
+        self.kept.append(x)
+        return cell
+
+    def number(self, name: str, source: Source, dtype: DType = f32) -> Tensor:
+        """A 0-d input refreshed at each call; in promotion it counts as a Python number."""
+        node = self.builder.param(name, TensorType(dtype, ()), user_loc())
+        x = self.tensor(node)
+        x._weak = True
+        self.inputs.append(Input(node, source, x._cell))
+        return x
+
+    def born(self, x: Tensor) -> None:
+        """A concrete tensor made during the trace: a constant of the program."""
+        self.born_here[id(x)] = x
+
+    # gradients
+
+    def requires(self, x: Tensor) -> bool:
+        """Whether gradients flow to ``x``."""
+        cell = self.cell(x)
+        if cell is not None:
+            return cell.requires
+        parent, op = self.parent(x)
+        return not isinstance(op, StopGradient) and self.requires(parent)
+
+    def is_leaf(self, x: Tensor) -> bool:
+        """Whether ``x`` is a parameter, or does not require grad."""
+        return not self.requires(x) or self.node(x) in self.leaves
+
+    def set_requires(self, x: Tensor, requires_grad: bool) -> None:
+        """Make a value of the trace a leaf."""
+        cell = self.cell(x)
+        if cell is None:
+            cell = x._cell = Cell(self.node(x))
+            x._link = None
+        if requires_grad and not cell.requires:
+            cell.node = self.apply(StopGradient(), cell.node)
+            self.mark_leaf(cell.node, x)
+        cell.requires = requires_grad
+
+    def mark_leaf(self, node: Node, x: Tensor) -> None:
+        """``node`` is now the version of leaf ``x`` that gradients are taken for."""
+        self.leaves[node] = x
+        self.current_leaf[id(x)] = node
+        self.hot.add(node)
+        self.kept.append(x)
+
+    def flowing(self, x: Tensor) -> Node:
+        """The node of ``x``, cut off where ``x`` does not require grad but its node would carry
+        one.
+        """
+        node = self.node(x)
+        return node if node not in self.hot or self.requires(x) else self.stop(node)
+
+    def stop(self, node: Node) -> Node:
+        """``stop_gradient(node)``, made once."""
+        if node not in self.stops:
+            self.stops[node] = self.apply(StopGradient(), node)
+        return self.stops[node]
+
+    def write(self, x: Tensor, value: Tensor) -> None:
+        """``x``'s elements become ``value``'s; the base of a view follows."""
+        requires = state.grad and (self.requires(x) or self.requires(value))
+        node = self.flowing(value) if requires else self.node(value)
+        while (cell := self.cell(x)) is None:
+            parent, op = self.parent(x)
+            whole = self.flowing(parent) if requires else self.node(parent)
+            node = write_through(op, Expr(self, whole), Expr(self, node)).value
+            x = parent
+        if node is cell.node:
+            return
+        self.replace(x, cell, node, requires=requires)
+
+    def replace(self, x: Tensor, cell: Cell, node: Node, *, requires: bool) -> None:
+        """The root ``x`` has a new value."""
+        leaf = cell.tensor if cell.tensor is not None else x
+        if cell.requires and cell.node in self.leaves:
+            if state.grad:
+                raise located(
+                    GradientError,
+                    f"a leaf tensor that requires grad was written in place: "
+                    f"{cell.node.type}; write under vtc.no_grad()",
+                )
+            node = self.apply(StopGradient(), node)
+            self.mark_leaf(node, leaf)
+        else:
+            cell.requires = cell.requires or requires
+        cell.node = node
+        cell.version += 1
+
+    def backward(
+        self, x: Tensor, gradient: Tensor | None, *, retain_graph: bool, create_graph: bool
+    ) -> None:
+        """Record the gradient marker and accumulate ``.grad`` of the leaves."""
+        node = self.node(x)
+        if not self.requires(x):
+            raise located(
+                GradientError, f"backward: {x.type} does not depend on anything that requires grad"
+            )
+        if node in self.consumed:
+            raise located(
+                GradientError,
+                "backward a second time through the same graph; pass retain_graph=True "
+                "to the first backward",
+            )
+        leaves, below = self.reachable(node)
+        if not (retain_graph or create_graph):
+            self.consumed |= below
+        grads = self.gradient(x, gradient, [n for n, _ in leaves], requires=create_graph)
+        for (_, leaf), g in zip(leaves, grads, strict=True):
+            old = self.get_grad(leaf)
+            self.set_grad(leaf, g if old is None else old + g)
+
+    def gradient(
+        self, y: Tensor, seed: Tensor | None, wrt: Sequence[Node], *, requires: bool = False
+    ) -> list[Tensor]:
+        """The marker over ``wrt``, and its items.
+
+        ``requires`` where gradients may be taken of them again.
+        """
+        type = y.type
+        if seed is None and type.shape != ():
+            raise located(
+                GradientError, f"backward: expected a scalar, or a gradient argument, got {type}"
+            )
+        if seed is not None and seed.type != type:
+            raise located(
+                GradientError, f"backward: expected a gradient of type {type}, got {seed.type}"
+            )
+        seeds = [] if seed is None else [self.node(seed)]
+        marker = self.apply(Gradient(seeded=seed is not None), self.node(y), *seeds, *wrt)
+        items = [self.apply(Item(i), marker, hint=f"d_{w.name}") for i, w in enumerate(wrt)]
+        return [self.tensor(i, requires=requires) for i in items]
+
+    def reachable(self, node: Node) -> tuple[list[tuple[Node, Tensor]], set[Node]]:
+        """The leaves below ``node``, in the order they came into the trace, and every node between.
+        """
+        seen, queue, found = {node}, [node], []
+        while queue:
+            n = queue.pop()
+            if n in self.leaves:
+                found.append(n)
+                continue
+            for i in n.inputs:
+                if i in self.hot and i not in seen:
+                    seen.add(i)
+                    queue.append(i)
+        for n in found:
+            leaf = self.leaves[n]
+            if self.current_leaf[id(leaf)] is not n:
+                raise located(
+                    VersionError,
+                    f"a value needed for the gradient was changed in place: {n.name}: "
+                    f"{n.type} was written after it was used",
+                )
+        order = {n: i for i, n in enumerate(self.leaves)}
+        return [(n, self.leaves[n]) for n in sorted(found, key=order.__getitem__)], seen - set(
+            found
+        )
+
+    def leaves_of(self, x: Tensor) -> list[Tensor]:
+        """The leaves that gradients of ``x`` reach."""
+        return [t for _, t in self.reachable(self.node(x))[0]] if self.requires(x) else []
+
+    def get_grad(self, x: Tensor) -> Tensor | None:
+        """``.grad`` as the code has it now."""
+        return self.slot(x).value
+
+    def set_grad(self, x: Tensor, value: Tensor | None) -> None:
+        """Assign ``.grad``; it becomes real when the call returns."""
+        self.slot(x).value = value
+
+    def slot(self, x: Tensor) -> GradSlot:
+        """The slot of ``x``'s gradient."""
+        if id(x) not in self.grads:
+            g = x._grad
+            self.grads[id(x)] = GradSlot(x, g, g)
+            self.kept.append(x)
+            if g is not None and id(g._storage) not in self.cells:
+                self.enter(g, Source("grad", tensor=x), g.type, f"grad_{self.node(x).name}")
+        return self.grads[id(x)]
+
+    def name_modules(self, module: Any) -> None:
+        """Parameters of ``module`` bear their paths as names."""
+        for path, p in module.named_parameters():
+            self.named.setdefault(id(p), path)
+        for path, p in module.named_buffers():
+            self.named.setdefault(id(p), path)
+
+    def final_names(self) -> Names:
+        """What the nodes are called in the end: by the user's variables where there are any."""
+        return Names(self.sites)
+
+
+def hyperparameter(group: dict[str, Any], key: str, index: int | None = None) -> Any:
+    """A number an optimizer reads.
+
+    Itself when eager; while tracing, a 0-d input refreshed at each call.
+    """
+
+    def read() -> float:
+        value = group[key]
+        return float(value if index is None else value[index])
+
+    capture: Capture | None = state.capture
+    if capture is None:
+        return read()
+    at = (id(group), key, -1 if index is None else index)
+    if at not in capture.hypers:
+        name = key if index is None else f"{key}_{index}"
+        capture.hypers[at] = capture.number(name, Source("hyper", read=read))
+    return capture.hypers[at]
+
+
+def _is_number(x: Tensor) -> bool:
+    """Whether ``x`` is a traced 0-d constant."""
+    op = None if x._cell is None else x._cell.node.op
+    return op is not None and op.name == "full" and x.type.shape == ()
+
+
+def _same_view(a: Tensor, b: Tensor) -> bool:
+    x, y = a._array, b._array
+    if x is None or y is None:
+        return False
+    return (x.dtype, x.shape, x.strides, x.__array_interface__["data"]) == (
+        y.dtype, y.shape, y.strides, y.__array_interface__["data"]
+    )  # fmt: skip
+
+
+def _rule(op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:
+    capture: Capture | None = state.capture
+    return rest(op, inputs) if capture is None else capture.rule(op, inputs, rest)
+
+
+dispatch.register("capture", _rule)

@@ -1,0 +1,312 @@
+"""One ordered stack that every operation on tensors goes through.
+
+    autocast > capture > autograd > override > backend
+
+A rule gets the op, its inputs and the rest of the stack; it may answer or pass on. The table is
+immutable and replaced whole, so a call takes no lock. Tensors register the backend; tracing, the
+capture rule.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ContextDecorator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+from vtc.errors import ArgumentError, IndexRangeError, TypeCheckError
+from vtc.frontend.source import located
+from vtc.ir.dims import Size, Sym
+from vtc.ir.op import Op, make
+from vtc.ir.types import Array, DType, f32
+from vtc.runtime.device import Device
+
+if TYPE_CHECKING:
+    from vtc.frontend.tensor import Tensor
+
+Result = Any  # a Tensor, or a tuple of them for an op with several results
+Rest = Callable[[Op, "tuple[Tensor, ...]"], Result]
+Rule = Callable[[Op, "tuple[Tensor, ...]", Rest], Result]
+Level = Literal["autocast", "capture", "autograd", "override", "backend"]
+ORDER: tuple[Level, ...] = ("autocast", "capture", "autograd", "override", "backend")
+
+
+class Storages(Protocol):
+    """What tensors supply: making them, viewing them, writing through them."""
+
+    def from_array(self, array: Array, *, device: Device | None, requires_grad: bool) -> Tensor:
+        """A concrete tensor over ``array``."""
+
+    def view(self, op: Op, x: Tensor) -> Tensor:
+        """A view of ``x``."""
+
+    def write(self, x: Tensor, value: Tensor) -> Tensor:
+        """``x`` after its elements became ``value``'s."""
+
+
+class Autograd(Protocol):
+    """What eager differentiation supplies."""
+
+    def record_of(self, x: Tensor) -> Any:
+        """How ``x`` came to be, or None where no gradient flows through it."""
+
+    def leaves_of(self, x: Tensor) -> list[Tensor]:
+        """The leaves that gradients of ``x`` reach."""
+
+    def viewed(self, x: Tensor) -> None:
+        """``x`` was just cut from another tensor."""
+
+    def written(self, x: Tensor, value: Tensor) -> None:
+        """``x`` is about to become ``value``."""
+
+    def backward(
+        self, x: Tensor, gradient: Tensor | None, *, retain_graph: bool, create_graph: bool
+    ) -> None:
+        """Accumulate gradients in the leaves."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rules in force; replaced, never changed."""
+
+    rules: tuple[tuple[Level, Rule], ...] = ()
+    storages: Storages | None = None
+    autograd: Autograd | None = None
+
+
+_table = Table()
+_stack: Rest
+
+
+def register(level: Level, rule: Rule) -> None:
+    """Add ``rule`` at ``level``, after those already there."""
+    global _table, _stack
+    rules = sorted((*_table.rules, (level, rule)), key=lambda r: ORDER.index(r[0]))
+    _table = replace(_table, rules=tuple(rules))
+    _stack = _compose([r for _, r in _table.rules])
+
+
+def register_storages(storages: Storages) -> None:
+    """Name who makes tensors."""
+    global _table
+    _table = replace(_table, storages=storages)
+
+
+def register_autograd(engine: Autograd) -> None:
+    """Name who differentiates eagerly."""
+    global _table
+    _table = replace(_table, autograd=engine)
+
+
+def autograd() -> Autograd:
+    """Who differentiates eagerly."""
+    if _table.autograd is None:
+        raise ArgumentError("vtc.frontend.autograd is not imported")
+    return _table.autograd
+
+
+def leaves(x: Tensor) -> list[Tensor]:
+    """The leaves that gradients of ``x`` reach."""
+    engine = state.capture if state.capture is not None else autograd()
+    found: list[Tensor] = engine.leaves_of(x)
+    return found
+
+
+def backward(x: Tensor, gradient: Tensor | None, *, retain_graph: bool, create_graph: bool) -> None:
+    """Accumulate gradients in the leaves, eagerly or as a marker in the program being traced."""
+    if state.capture is not None:
+        state.capture.backward(x, gradient, retain_graph=retain_graph, create_graph=create_graph)
+    else:
+        autograd().backward(x, gradient, retain_graph=retain_graph, create_graph=create_graph)
+
+
+def _compose(rules: Sequence[Rule]) -> Rest:
+    def unanswered(op: Op, inputs: tuple[Tensor, ...]) -> Result:
+        raise TypeCheckError(f"{op.name}: no backend answers for this device")
+
+    rest: Rest = unanswered
+    for rule in reversed(rules):
+        rest = _link(rule, rest)
+    return rest
+
+
+def _link(rule: Rule, rest: Rest) -> Rest:
+    def call(op: Op, inputs: tuple[Tensor, ...]) -> Result:
+        return rule(op, inputs, rest)
+
+    return call
+
+
+def apply(op: Op, *inputs: Tensor) -> Tensor:
+    """The one result of ``op`` on ``inputs``.
+
+    TypeCheckError, with the user's line, if it does not take them.
+    """
+    try:
+        return cast("Tensor", _stack(op, inputs))
+    except (TypeCheckError, IndexRangeError) as e:
+        raise _place(e) from None
+
+
+def apply_tuple(op: Op, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The results of an op that has several."""
+    try:
+        return cast("tuple[Tensor, ...]", _stack(op, inputs))
+    except (TypeCheckError, IndexRangeError) as e:
+        raise _place(e) from None
+
+
+def _place(e: TypeCheckError | IndexRangeError) -> Exception:
+    return e if "\n  at " in str(e) else located(type(e), str(e))
+
+
+def _storages() -> Storages:
+    if _table.storages is None:
+        raise ArgumentError("vtc.frontend.tensor is not imported")
+    return _table.storages
+
+
+def from_array(
+    array: Array, *, device: Device | None = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor over a NumPy array, sharing its memory."""
+    return _storages().from_array(array, device=device, requires_grad=requires_grad)
+
+
+def view(op: Op, x: Tensor) -> Tensor:
+    """The view ``op`` of ``x``: it shares ``x``'s storage, and writes go through."""
+    try:
+        return _storages().view(op, x)
+    except TypeCheckError as e:
+        raise _place(e) from None
+
+
+def write(x: Tensor, value: Tensor) -> Tensor:
+    """Make ``x``'s elements ``value``'s, in place; both have one type."""
+    try:
+        return _storages().write(x, value)
+    except TypeCheckError as e:
+        raise _place(e) from None
+
+
+def constant(
+    value: complex, dtype: DType, shape: Sequence[Size] = (), device: Device | None = None
+) -> Tensor:
+    """``value`` everywhere; takes no memory."""
+    del device
+    return apply(make("full", shape=tuple(shape), value=value, dtype=dtype))
+
+
+class State(threading.local):
+    """What is switched per thread."""
+
+    def __init__(self) -> None:
+        self.grad = True
+        self.capture: Any = None
+        self.autocast: DType | None = None
+
+
+state = State()
+
+
+@dataclass
+class _Process:
+    device: Device
+    dtype: DType
+    epoch: int = 0
+
+
+_process = _Process(Device("cpu"), f32)
+
+
+class _Switch(ContextDecorator):
+    """Sets ``state.grad`` for a block or for each call of a function."""
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+        self.saved: list[bool] = []
+
+    def __enter__(self) -> None:
+        self.saved.append(state.grad)
+        state.grad = self.value
+
+    def __exit__(self, *exc: object) -> None:
+        state.grad = self.saved.pop()
+
+
+def bump_epoch() -> None:
+    """Say that an attribute of a Module, or whether a tensor requires grad, changed.
+
+    Compiled functions compare what they recorded at their next call.
+    """
+    _process.epoch += 1
+
+
+def epoch() -> int:
+    """The number of such changes so far."""
+    return _process.epoch
+
+
+def no_grad() -> _Switch:
+    """Inside, nothing is recorded for backward."""
+    return _Switch(False)
+
+
+def enable_grad() -> _Switch:
+    """Inside, operations are recorded for backward again."""
+    return _Switch(True)
+
+
+def set_grad_enabled(mode: bool) -> _Switch:
+    """Inside, record for backward or not."""
+    return _Switch(mode)
+
+
+def grad_enabled() -> bool:
+    """Whether operations are recorded for backward."""
+    return state.grad
+
+
+def is_capturing() -> bool:
+    """Whether this thread is tracing a compiled function."""
+    return state.capture is not None
+
+
+def default_device() -> Device:
+    """Where new tensors go."""
+    return _process.device
+
+
+def set_default_device(device: Device | str) -> None:
+    """Choose where new tensors go (``"cpu"`` at first)."""
+    _process.device = Device.parse(device) if isinstance(device, str) else device
+
+
+def default_dtype() -> DType:
+    """The dtype of tensors made from Python floats."""
+    return _process.dtype
+
+
+def set_default_dtype(dtype: DType) -> None:
+    """Choose the dtype of tensors made from Python floats (``vtc.float32`` at first)."""
+    if not dtype.is_floating_point:
+        raise ArgumentError(f"set_default_dtype: expected a floating-point dtype, got {dtype!r}")
+    _process.dtype = dtype
+
+
+def size(value: Any) -> Size:
+    """A size the user gave: an int, a traced size, or a 0-d integer array."""
+    if isinstance(value, (int, Sym)) and not isinstance(value, bool):
+        return value
+    inner = getattr(value, "size_expr", None)
+    if inner is not None:
+        return cast("Size", inner)
+    if hasattr(value, "__index__"):
+        return int(value.__index__())
+    raise located(ArgumentError, f"expected a size, got {type(value).__name__} {value!r}")
+
+
+def sizes(values: Sequence[Any]) -> tuple[Size, ...]:
+    """Sizes the user gave."""
+    return tuple(size(v) for v in values)

@@ -1,0 +1,218 @@
+"""A compiled entry: one traced program, built, with what is needed to call it again.
+
+Calling gathers the inputs, runs, and puts results, written tensors and gradients where eager code
+would have put them. Where results require grad, the entry is a pair: the forward also returns the
+values that the backward needs, and backward runs when the user asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from vtc.build import Built, compile_program, stage_program
+
+from vtc.errors import GradientError
+from vtc.frontend import dispatch
+from vtc.frontend.autograd import BUILDER, ENGINE, Saved, restore
+from vtc.frontend.capture import Source
+from vtc.frontend.source import located
+from vtc.frontend.tensor import Tensor, concrete_tensor
+from vtc.frontend.trace import Given, Made, Part, Plain, Traced
+from vtc.frontend.tree import unflatten
+from vtc.ir.evaluate import bind
+from vtc.ir.ops.expr import Expr
+from vtc.ir.types import Array
+from vtc.passes.partition import Pair, partition
+from vtc.passes.pipeline import Context
+
+if TYPE_CHECKING:
+    from vtc.ir.op import Needs
+
+
+TENSORS = ("argument", "tensor", "grad")
+
+
+@dataclass(eq=False)
+class Entry:
+    """See the module."""
+
+    traced: Traced
+    forward: Built
+    backward: Built | None = None
+    pair: Pair | None = None
+    calls: int = 0
+    closures: tuple[int, ...] = field(init=False)
+    overwritten: tuple[tuple[int, int], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.closures = tuple(
+            id(s.tensor._storage)
+            for s in self.traced.sources
+            if s.kind == "tensor" and s.tensor is not None
+        )
+        facts = self.traced.program.facts
+        self.overwritten = tuple(
+            (k, f.overwritten) for k, f in enumerate(facts) if f.overwritten is not None
+        )
+
+    # is it the right one
+
+    def miss(self, leaves: Sequence[Any]) -> str | None:
+        """Why this entry cannot serve the call, or None. Argument types were compared before."""
+        if (why := self.traced.guards.miss()) is not None:
+            return why
+        for g in self.traced.grads:
+            if (g.tensor._grad is not None) is not g.had:
+                return f"a gradient was {'set' if g.had else 'None'} when traced, and is not now"
+        if self.closures:
+            for k, leaf in enumerate(leaves):
+                if isinstance(leaf, Tensor) and id(leaf._storage) in self.closures:
+                    return f"argument {k} now shares memory with a tensor the function holds"
+        if self.traced.size_guards:
+            params = self.traced.program.entry.params[: len(self.traced.sources)]
+            sizes = bind(params, [self.fetch(s, leaves).shape for s in self.traced.sources])
+            for guard in self.traced.size_guards:
+                if not guard.holds(sizes):
+                    return f"size guard {guard} does not hold"
+        return None
+
+    # running
+
+    def fetch(self, source: Source, leaves: Sequence[Any]) -> Array:
+        """The array of one input."""
+        match source.kind:
+            case "argument":
+                array = leaves[source.index]._array
+            case "number":
+                array = np.asarray(leaves[source.index], dtype=np.float32)
+            case "hyper":
+                array = np.asarray(source.read() if source.read else 0.0, dtype=np.float32)
+            case "grad":
+                grad = source.tensor._grad if source.tensor is not None else None
+                array = None if grad is None else grad._array
+            case _:
+                array = None if source.tensor is None else source.tensor._array
+        if array is None:
+            raise located(GradientError, "an input of a compiled function has no value")
+        found: Array = array
+        return found
+
+    def tensor_of(self, source: Source, leaves: Sequence[Any]) -> Tensor:
+        """The tensor of one input."""
+        if source.kind == "argument":
+            leaf: Tensor = leaves[source.index]
+            return leaf
+        found = (
+            source.tensor
+            if source.kind == "tensor" or source.tensor is None
+            else source.tensor._grad
+        )
+        if found is None:
+            raise located(GradientError, "an input of a compiled function has no value")
+        return found
+
+    def run(self, leaves: Sequence[Any]) -> Any:
+        """Call the program and put everything where it belongs."""
+        self.calls += 1
+        traced = self.traced
+        saved_inputs = [ENGINE.save(self.tensor_of(traced.sources[k], leaves)) for k in traced.wrt]
+        arrays = [self.fetch(s, leaves) for s in traced.sources]
+        outs = self.forward.run(arrays)
+        for k, _ in self.overwritten:
+            storage = self.tensor_of(traced.sources[k], leaves)._storage
+            if storage is not None:
+                storage.version += 1
+        made: dict[int, Tensor] = {}
+        results = [self.result(p, outs, leaves, made) for p in traced.parts]
+        for g in traced.grads:
+            g.tensor._grad = self.result(g.value, outs, leaves, made)
+        if self.backward is not None:
+            self.attach(saved_inputs, leaves, arrays, outs, made)
+        return unflatten(traced.form, results)
+
+    def result(
+        self, part: Part, outs: Sequence[Array], leaves: Sequence[Any], made: dict[int, Tensor]
+    ) -> Any:
+        """One result, as the user gets it."""
+        match part:
+            case Plain(value):
+                return value
+            case Made(output):
+                if output not in made:
+                    made[output] = concrete_tensor(outs[output])
+                return made[output]
+            case Given(source, ops):
+                x = self.tensor_of(source, leaves)
+                for op in ops:
+                    x = dispatch.view(op, x)
+                return x
+
+    # the compiled backward
+
+    def attach(
+        self,
+        inputs: Sequence[Saved],
+        leaves: Sequence[Any],
+        arrays: Sequence[Array],
+        outs: Sequence[Array],
+        made: dict[int, Tensor],
+    ) -> None:
+        """Results that require grad remember this run."""
+        wanted = sorted({p.output for p in self.traced.parts if isinstance(p, Made) and p.requires})
+        read = [self.tensor_of(s, leaves) for s in self.traced.sources if s.kind in TENSORS]
+        step = CompiledBackward(self, tuple(arrays), tuple(outs), tuple(map(ENGINE.save, read)))
+        ENGINE.record(step, tuple(inputs), tuple(made[o] for o in wanted))
+
+
+@dataclass(eq=False, slots=True)
+class CompiledBackward:
+    """The backward half of an entry with what one forward run took and gave: an op on the tape."""
+
+    entry: Entry
+    inputs: tuple[Array, ...]
+    results: tuple[Array, ...]
+    read: tuple[Saved, ...]
+    name: str = "compiled"
+
+    def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Expr | None]:
+        """Run the backward program."""
+        if dispatch.grad_enabled():
+            raise located(
+                GradientError,
+                "create_graph=True through a compiled function: "
+                "compile the function that takes the gradient instead",
+            )
+        if self.entry.backward is None or self.entry.pair is None:
+            raise located(GradientError, "this compiled entry has no backward")
+        for saved in self.read:
+            restore(saved)  # refuses what was written since
+        given = (g,) if isinstance(g, Expr) else g
+        sources = len(self.entry.traced.sources)
+        types = [t.tensor for t in self.entry.traced.program.entry.params[sources:]]
+        tangents = [
+            np.zeros(o.shape, t.dtype.numpy) if gi is None else _array(gi)
+            for gi, o, t in zip(given, out.value, types, strict=True)
+        ]
+        found = self.entry.backward.run(
+            self.entry.pair.arguments(self.inputs, self.results, tangents)
+        )
+        return [Expr(BUILDER, concrete_tensor(a)) for a in found]
+
+
+def _array(g: Expr) -> Array:
+    value = g.value if isinstance(g.value, Tensor) else restore(g.value)
+    array: Array = value.numpy()
+    return array
+
+
+def build_entry(traced: Traced, context: Context) -> Entry:
+    """``traced``, compiled: one program, or a forward and backward pair."""
+    if not traced.tangents:
+        return Entry(traced, compile_program(traced.program, context))
+    joint = stage_program(traced.program, "joint", context)
+    pair = partition(joint, traced.outputs, traced.tangents, context)
+    forward, backward = (compile_program(p, context) for p in (pair.forward, pair.backward))
+    return Entry(traced, forward, backward, pair)

@@ -1,0 +1,120 @@
+"""Reading what users pass: numbers, dims, sizes. Everything here raises with the user's line.
+
+    axis("sum", -1, x.ndim)            # 1 for a matrix
+    shape("zeros", ((2, 3),))          # (2, 3): sizes may come one by one or as one sequence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+import numpy as np
+
+from vtc.errors import ArgumentError, IndexRangeError
+from vtc.frontend import dispatch
+from vtc.frontend.source import located
+from vtc.ir.dims import Size
+from vtc.runtime.device import Device
+
+if TYPE_CHECKING:
+    from vtc.frontend.tensor import Tensor
+
+Number: TypeAlias = complex
+"""A Python number; for type checkers ``complex`` includes bool, int and float."""
+Value: TypeAlias = "Tensor | Number"
+Dims: TypeAlias = int | Sequence[int]
+Where: TypeAlias = Device | str | None
+
+
+class TensorLike:
+    """What ``vtc.Tensor`` is to the functions here, which cannot import it: it imports them."""
+
+    __slots__ = ()
+
+
+def is_tensor(value: object) -> TypeGuard[Tensor]:
+    """Whether ``value`` is a ``vtc.Tensor``."""
+    return isinstance(value, TensorLike)
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a number of Python, of NumPy, or a size."""
+    return isinstance(value, (int, float, complex, np.generic)) or hasattr(value, "size_expr")
+
+
+def expect_tensor(name: str, argument: str, value: object) -> None:
+    """ArgumentError unless ``value`` is a tensor."""
+    if not is_tensor(value):
+        got = type(value).__name__
+        raise located(ArgumentError, f"{name}: expected {argument} to be a Tensor, got {got}")
+
+
+def axis(name: str, dim: int, rank: int) -> int:
+    """``dim`` counted from the front. IndexRangeError outside ``[-rank, rank)``; a 0-d tensor has dim 0."""
+    if isinstance(dim, bool) or not hasattr(dim, "__index__"):
+        raise located(ArgumentError, f"{name}: expected dim to be an int, got {dim!r}")
+    d, n = int(dim), max(rank, 1)
+    if not -n <= d < n:
+        want = f"expected dim to be in range of [{-n}, {n - 1}]"
+        raise located(IndexRangeError, f"{name}: {want}, got {d}")
+    return d % n
+
+
+def axes(name: str, dims: Dims | None, rank: int) -> tuple[int, ...]:
+    """``dims`` counted from the front and sorted; None and ``()`` mean all."""
+    if dims is None:
+        return tuple(range(rank))
+    if not isinstance(dims, Sequence):
+        return (axis(name, dims, rank),) if rank else _none(name, dims)
+    found = sorted(axis(name, d, rank) for d in dims)
+    if len(set(found)) != len(found):
+        raise located(ArgumentError, f"{name}: a dim appears twice in {tuple(dims)}")
+    return tuple(found) if found and rank else tuple(range(rank))
+
+
+def _none(name: str, dim: int) -> tuple[int, ...]:
+    axis(name, dim, 0)
+    return ()
+
+
+def shape(name: str, size: Sequence[Any]) -> tuple[Size, ...]:
+    """The sizes in ``size``: given one by one, or as one sequence. None may be negative."""
+    found = sizes(size)
+    for s in found:
+        if isinstance(s, int) and s < 0:
+            raise located(ArgumentError, f"{name}: expected sizes >= 0, got {found}")
+    return found
+
+
+def sizes(size: Sequence[Any]) -> tuple[Size, ...]:
+    """As :func:`shape`, where -1 may have a meaning of its own."""
+    return dispatch.sizes(flat(size))
+
+
+def place(device: Device | str | None) -> Device | None:
+    """A device the user named; there is one cpu, so it has one spelling."""
+    found = Device.parse(device) if isinstance(device, str) else device
+    return Device("cpu") if found is not None and found.type == "cpu" else found
+
+
+def flat(values: Sequence[Any]) -> tuple[Any, ...]:
+    """``((a, b),)`` and ``(a, b)`` both as ``(a, b)``: what PyTorch takes as varargs."""
+    if len(values) == 1 and isinstance(values[0], Iterable) and not is_tensor(values[0]):
+        return tuple(values[0])
+    return tuple(values)
+
+
+def pair(name: str, argument: str, value: Dims) -> tuple[int, int]:
+    """One int for both spatial dims, or two."""
+    found = (value, value) if not isinstance(value, Sequence) else tuple(value)
+    if len(found) == 1:
+        found = (found[0], found[0])
+    if len(found) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in found):
+        raise located(ArgumentError, f"{name}: expected {argument} to be one or two ints, got {value!r}")
+    return found[0], found[1]
+
+
+def show(sizes: Sequence[Size]) -> str:
+    """A shape as messages print it."""
+    return f"[{', '.join(map(str, sizes))}]"

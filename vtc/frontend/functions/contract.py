@@ -1,0 +1,138 @@
+"""Matrix products. Operands have one dtype (or autocast gives them one): products do not promote.
+
+    matmul(x, y)             # also x @ y: vectors, matrices, and batches that broadcast
+    linear(x, weight, bias)  # x @ weight.T + bias
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vtc.errors import TypeCheckError
+from vtc.frontend import dispatch
+from vtc.frontend.functions import view
+from vtc.frontend.functions.arguments import Value, expect_tensor
+from vtc.frontend.functions.elementwise import add, mul, scaled
+from vtc.frontend.functions.promotion import common_shape, cast, expand_to
+from vtc.frontend.functions.reduce import sum
+from vtc.frontend.source import located
+from vtc.ir.dims import product
+from vtc.ir.ops.contract import Matmul
+from vtc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from vtc.frontend.tensor import Tensor
+
+
+def matmul(input: Tensor, other: Tensor) -> Tensor:
+    """The product of vectors, matrices or batches of matrices; leading dims broadcast."""
+    x, y = _typed("matmul", input, other)
+    if x.rank == 0 or y.rank == 0:
+        raise located(TypeCheckError, f"matmul: expected 1 dim or more: {x} @ {y}")
+    if x.shape[-1] != y.shape[-2 if y.rank > 1 else 0]:
+        raise located(TypeCheckError, f"matmul: inner dims differ: {x} @ {y}")
+    rows = input if x.rank > 1 else view.unsqueeze(input, 0)
+    columns = other if y.rank > 1 else view.unsqueeze(other, 1)
+    out = _product(rows, columns)
+    if y.rank == 1:
+        out = view.squeeze(out, -1)
+    return view.squeeze(out, -2 if y.rank > 1 else -1) if x.rank == 1 else out
+
+
+def _product(x: Tensor, y: Tensor, *, transpose_y: bool = False) -> Tensor:
+    op = Matmul(transpose_y=transpose_y)
+    if y.type.rank == 2:
+        # One matrix for the whole batch: the batch is more rows of one product.
+        lead, inner = x.type.shape[:-1], x.type.shape[-1]
+        rows = x if x.type.rank == 2 else view.reshape(x, (product(lead), inner))
+        out = dispatch.apply(op, rows, y)
+        return out if x.type.rank == 2 else view.reshape(out, (*lead, out.type.shape[-1]))
+    lead = common_shape("matmul", [t.type.with_shape(t.type.shape[:-2]) for t in (x, y)])
+    x, y = (expand_to("matmul", t, (*lead, *t.type.shape[-2:])) for t in (x, y))
+    return dispatch.apply(op, x, y)
+
+
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
+    """The product of two matrices."""
+    _ranks("mm", input, mat2, 2, 2)
+    return matmul(input, mat2)
+
+
+def bmm(input: Tensor, mat2: Tensor) -> Tensor:
+    """The products of two batches of matrices, of equal batch size."""
+    _ranks("bmm", input, mat2, 3, 3)
+    if input.type.shape[0] != mat2.type.shape[0]:
+        raise located(TypeCheckError, f"bmm: batch sizes differ: {input.type} @ {mat2.type}")
+    return matmul(input, mat2)
+
+
+def mv(input: Tensor, vec: Tensor) -> Tensor:
+    """The product of a matrix and a vector."""
+    _ranks("mv", input, vec, 2, 1)
+    return matmul(input, vec)
+
+
+def dot(input: Tensor, tensor: Tensor) -> Tensor:
+    """The sum of the products of two vectors' elements."""
+    x, y = _ranks("dot", input, tensor, 1, 1)
+    if x != y:
+        raise located(TypeCheckError, f"dot: expected vectors of one type, got {x} and {y}")
+    return sum(mul(input, tensor), dtype=x.dtype)
+
+
+def outer(input: Tensor, vec2: Tensor) -> Tensor:
+    """Every product of an element of one vector with one of the other."""
+    expect_tensor("outer", "input", input)
+    if input.type.rank != 1 or vec2.type.rank != 1:
+        got = f"got {input.type} and {vec2.type}"
+        raise located(TypeCheckError, f"outer: expected two vectors, {got}")
+    return mul(view.unsqueeze(input, 1), vec2)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``input @ weight.T + bias``: ``[.., in]``, ``[out, in]`` and ``[out]`` give ``[.., out]``."""
+    x, w = _typed("linear", input, weight)
+    if w.rank == 1:
+        out = matmul(input, weight)
+        return out if bias is None else add(out, bias)
+    if x.rank == 0 or w.rank != 2 or x.shape[-1] != w.shape[1]:
+        raise located(TypeCheckError, f"linear: expected [.., in] and [out, in], got {x} and {w}")
+    rows = input if x.rank > 1 else view.unsqueeze(input, 0)
+    out = _product(rows, weight, transpose_y=True)
+    out = view.squeeze(out, 0) if x.rank == 1 else out
+    if bias is None:
+        return out
+    if bias.type not in (w.with_shape(w.shape[:1]), w.with_shape(())):
+        want = w.with_shape(w.shape[:1])
+        raise located(TypeCheckError, f"linear: expected a bias {want}, got {bias.type}")
+    return add(out, cast(bias, out.type.dtype))  # autocast may have narrowed the product
+
+
+def addmm(
+    input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Value = 1, alpha: Value = 1
+) -> Tensor:
+    """``beta * input + alpha * (mat1 @ mat2)``."""
+    return add(scaled(input, beta), mm(mat1, mat2), alpha=alpha)
+
+
+def baddbmm(
+    input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Value = 1, alpha: Value = 1
+) -> Tensor:
+    """``beta * input + alpha * (batch1 @ batch2)`` for batches of matrices."""
+    return add(scaled(input, beta), bmm(batch1, batch2), alpha=alpha)
+
+
+def _typed(name: str, input: Tensor, other: Tensor) -> tuple[TensorType, TensorType]:
+    for argument, value in (("input", input), ("other", other)):
+        expect_tensor(name, argument, value)
+    return input.type, other.type
+
+
+def _ranks(
+    name: str, input: Tensor, other: Tensor, first: int, second: int
+) -> tuple[TensorType, TensorType]:
+    x, y = _typed(name, input, other)
+    if (x.rank, y.rank) != (first, second):
+        want = f"expected {first} and {second} dims"
+        raise located(TypeCheckError, f"{name}: {want}, got {x} and {y}")
+    return x, y

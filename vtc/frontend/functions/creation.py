@@ -1,0 +1,334 @@
+"""Making tensors. Python floats make the default dtype, ints int64, bools bool; arrays keep theirs.
+
+    tensor([[1.0, 2.0]])                 # copies
+    from_numpy(array)                    # shares memory
+    zeros(2, 3, dtype=vtc.float16, device="cuda")
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vtc.errors import ArgumentError, TypeCheckError
+from vtc.frontend import dispatch
+from vtc.frontend.functions import comparison, elementwise
+from vtc.frontend.functions.arguments import Number, Where, expect_tensor, is_tensor, place, shape
+from vtc.frontend.functions.promotion import cast, checked, number, plain
+from vtc.frontend.source import located
+from vtc.ir.dims import Size, Sym, floordiv
+from vtc.ir.ops.fill import Iota
+from vtc.ir.types import Array, DType, bool_, c64, c128, dtype_of, f64, i64
+
+if TYPE_CHECKING:
+    from vtc.frontend.tensor import Tensor
+
+
+# from data
+
+
+def tensor(
+    data: Any, *, dtype: DType | None = None, device: Where = None, requires_grad: bool = False
+) -> Tensor:
+    """A new tensor of numbers, nested sequences of them, or a copy of an array."""
+    if is_tensor(data):
+        copy = cast(data.detach(), dtype or data.type.dtype).clone()
+        return _placed(copy, device, requires_grad)
+    return _made(_array(data, dtype), device, requires_grad)
+
+
+def as_tensor(data: Any, dtype: DType | None = None, device: Where = None) -> Tensor:
+    """``data`` as a tensor: itself if it is one, sharing memory if it is an array."""
+    if is_tensor(data):
+        return _placed(cast(data, dtype or data.type.dtype), device, False)
+    if isinstance(data, np.ndarray) and (dtype is None or dtype.numpy == data.dtype):
+        return _made(_known(data), device, False)
+    return _made(_array(data, dtype), device, False)
+
+
+def from_numpy(ndarray: Array) -> Tensor:
+    """A tensor that shares the array's memory."""
+    if not isinstance(ndarray, np.ndarray):
+        got = type(ndarray).__name__
+        raise located(ArgumentError, f"from_numpy: expected a NumPy array, got {got}")
+    return dispatch.from_array(_known(ndarray))
+
+
+def _made(array: Array, device: Where, requires_grad: bool) -> Tensor:
+    return dispatch.from_array(array, device=place(device), requires_grad=requires_grad)
+
+
+def _array(data: Any, dtype: DType | None) -> Array:
+    try:
+        array = np.array(_plain(data))
+    except (ValueError, OverflowError) as e:
+        raise located(ArgumentError, f"tensor: expected numbers in rows of equal length: {e}") from None
+    if array.dtype.kind not in "biufcV" or array.dtype.hasobject:
+        got = f"got {type(data).__name__} of {array.dtype}"
+        raise located(ArgumentError, f"tensor: expected numbers or nested sequences of them, {got}")
+    want = dtype or _default(data, array)
+    whole = array.dtype.kind in "iu" and want.kind == "int" and array.size
+    if whole and not _fits(array, want):
+        raise located(TypeCheckError, f"tensor: a value does not fit {want}")
+    return array.astype(want.numpy)
+
+
+def _plain(data: Any) -> Any:
+    """``data`` with the tensors inside it as arrays."""
+    if is_tensor(data):
+        return data.detach().cpu().numpy()
+    return [_plain(d) for d in data] if isinstance(data, (list, tuple)) else data
+
+
+def _fits(array: Array, dtype: DType) -> bool:
+    info = np.iinfo(dtype.numpy)
+    return bool(array.min() >= info.min and array.max() <= info.max)
+
+
+def _default(data: Any, array: Array) -> DType:
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    if isinstance(data, (np.ndarray, np.generic)) or is_tensor(data):
+        return dtype_of(_known(array).dtype)
+    match array.dtype.kind:
+        case "b":
+            return bool_
+        case "i" | "u":
+            return i64
+        case "c":
+            return c128 if dispatch.default_dtype() is f64 else c64
+    return dispatch.default_dtype()
+
+
+def _known(array: Array) -> Array:
+    try:
+        dtype_of(array.dtype)
+    except KeyError:
+        message = f"expected an array of a dtype vtc has, got {array.dtype}"
+        raise located(ArgumentError, message) from None
+    return array
+
+
+# filled
+
+
+def full(
+    size: Any,
+    fill_value: Number,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """``fill_value`` everywhere; it decides the dtype if none is given."""
+    sizes = shape("full", (size,) if isinstance(size, int) else size)
+    want = dtype or _number_dtype(fill_value)
+    return _filled("full", sizes, fill_value, want, device, requires_grad)
+
+
+def zeros(
+    *size: Any, dtype: DType | None = None, device: Where = None, requires_grad: bool = False
+) -> Tensor:
+    """0 everywhere, in the default dtype if none is given."""
+    want = dtype or dispatch.default_dtype()
+    return _filled("zeros", shape("zeros", size), 0, want, device, requires_grad)
+
+
+def ones(
+    *size: Any, dtype: DType | None = None, device: Where = None, requires_grad: bool = False
+) -> Tensor:
+    """1 everywhere, in the default dtype if none is given."""
+    want = dtype or dispatch.default_dtype()
+    return _filled("ones", shape("ones", size), 1, want, device, requires_grad)
+
+
+def empty(
+    *size: Any, dtype: DType | None = None, device: Where = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor to be written; its elements are 0 until then, so that programs repeat."""
+    want = dtype or dispatch.default_dtype()
+    return _filled("empty", shape("empty", size), 0, want, device, requires_grad)
+
+
+def full_like(
+    input: Tensor,
+    fill_value: Number,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """``fill_value`` everywhere, in the shape and dtype of ``input``."""
+    expect_tensor("full_like", "input", input)
+    type, there = input.type, device or input.device
+    return _filled("full_like", type.shape, fill_value, dtype or type.dtype, there, requires_grad)
+
+
+def zeros_like(
+    input: Tensor,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """0 everywhere, in the shape and dtype of ``input``."""
+    return full_like(input, 0, dtype=dtype, device=device, requires_grad=requires_grad)
+
+
+def ones_like(
+    input: Tensor,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """1 everywhere, in the shape and dtype of ``input``."""
+    return full_like(input, 1, dtype=dtype, device=device, requires_grad=requires_grad)
+
+
+def empty_like(
+    input: Tensor,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A tensor to be written, in the shape and dtype of ``input``; its elements are 0 until then."""
+    return full_like(input, 0, dtype=dtype, device=device, requires_grad=requires_grad)
+
+
+def new_zeros(
+    input: Tensor, *size: Any, dtype: DType | None = None, device: Where = None
+) -> Tensor:
+    """0 everywhere, in the dtype of ``input``."""
+    return zeros(*size, dtype=dtype or input.type.dtype, device=device or input.device)
+
+
+def new_ones(
+    input: Tensor, *size: Any, dtype: DType | None = None, device: Where = None
+) -> Tensor:
+    """1 everywhere, in the dtype of ``input``."""
+    return ones(*size, dtype=dtype or input.type.dtype, device=device or input.device)
+
+
+def new_full(
+    input: Tensor,
+    size: Any,
+    fill_value: Number,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+) -> Tensor:
+    """``fill_value`` everywhere, in the dtype of ``input``."""
+    want, there = dtype or input.type.dtype, device or input.device
+    return full(size, fill_value, dtype=want, device=there)
+
+
+def _filled(
+    name: str,
+    sizes: tuple[Size, ...],
+    value: Number,
+    dtype: DType,
+    device: Where,
+    requires_grad: bool,
+) -> Tensor:
+    fill = checked(name, value, dtype)
+    if isinstance(fill, Sym):
+        return _placed(number(fill, dtype, sizes), device, requires_grad)
+    return _placed(dispatch.constant(fill, dtype, sizes, place(device)), device, requires_grad)
+
+
+def _number_dtype(value: Number) -> DType:
+    match plain(value):
+        case bool():
+            return bool_
+        case float():
+            return dispatch.default_dtype()
+        case complex():
+            return c128 if dispatch.default_dtype() is f64 else c64
+        case _:
+            return i64
+
+
+# in steps
+
+
+def arange(
+    start: Any,
+    end: Any = None,
+    step: Any = 1,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """``start``, ``start + step``, ... below ``end``; one argument is the end. Ints make int64."""
+    first, last = (0, start) if end is None else (start, end)
+    first, last, by = plain(first), plain(last), plain(step)
+    whole = not any(isinstance(v, float) for v in (first, last, by))
+    want = dtype or (i64 if whole else dispatch.default_dtype())
+    count = _count(first, last, by)
+    line = dispatch.apply(Iota(shape=(count,), axis=0, dtype=i64 if whole else f64))
+    if by != 1:
+        line = elementwise.mul(line, by)
+    if first != 0:
+        line = elementwise.add(line, first)
+    return _placed(cast(line, want), device, requires_grad)
+
+
+def _count(first: Any, last: Any, step: Any) -> Size:
+    if step == 0:
+        raise located(ArgumentError, "arange: expected a step other than 0")
+    if any(isinstance(v, Sym) for v in (first, last, step)):
+        return floordiv(last - first + step - 1, step)
+    count = math.ceil((last - first) / step)
+    if count < 0:
+        message = f"arange: expected end to lie beyond start, got {first} to {last} by {step}"
+        raise located(ArgumentError, message)
+    return count
+
+
+def linspace(
+    start: float,
+    end: float,
+    steps: int,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """``steps`` numbers at equal distances from ``start`` to ``end``, both included."""
+    if steps < 0:
+        raise located(ArgumentError, f"linspace: expected steps >= 0, got {steps}")
+    want = dtype or dispatch.default_dtype()
+    by = (end - start) / (steps - 1) if steps > 1 else 0.0
+    index = dispatch.apply(Iota(shape=(steps,), axis=0, dtype=f64))
+    # From both ends, as PyTorch does, so that the last number is exactly ``end``.
+    up = elementwise.add(elementwise.mul(index, by), start)
+    down = elementwise.sub(end, elementwise.mul(elementwise.sub(steps - 1, index), by))
+    line = comparison.where(comparison.lt(index, steps // 2 if steps > 1 else 1), up, down)
+    return _placed(cast(line, want), device, requires_grad)
+
+
+def eye(
+    n: int,
+    m: int | None = None,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Ones on the diagonal of an ``n`` by ``m`` (or ``n``) matrix of zeros."""
+    sizes = shape("eye", (n, n if m is None else m))
+    row, column = (dispatch.apply(Iota(shape=sizes, axis=a, dtype=i64)) for a in (0, 1))
+    one = cast(comparison.eq(row, column), dtype or dispatch.default_dtype())
+    return _placed(one, device, requires_grad)
+
+
+def _placed(x: Tensor, device: Where, requires_grad: bool) -> Tensor:
+    where = place(device or dispatch.default_device())
+    if where is not None and where != x.device:
+        x = x.to(where)
+    return x.requires_grad_() if requires_grad else x

@@ -1,0 +1,321 @@
+"""Arithmetic and functions of one number: operands promote and broadcast as in PyTorch.
+
+    add(x, y)                # also x + y
+    add(x, 1)                # a number does not promote a float tensor
+    div(i, j)                # true division: integers become the default dtype
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from vtc.errors import ArgumentError, TypeCheckError
+from vtc.frontend import dispatch
+from vtc.frontend.functions.arguments import Value, expect_tensor, is_tensor
+from vtc.frontend.functions.promotion import (
+    cast,
+    meet,
+    plain,
+    pointwise,
+    result_type,
+)
+from vtc.frontend.source import located
+from vtc.ir.ops.elementwise import (
+    Abs,
+    Add,
+    Ceil,
+    Cos,
+    Div,
+    Elementwise,
+    Erf,
+    Exp,
+    Floor,
+    FloorDivide,
+    Log,
+    Maximum,
+    Minimum,
+    Mul,
+    Neg,
+    Pow,
+    Remainder,
+    Round,
+    Rsqrt,
+    Sign,
+    Sin,
+    Sqrt,
+    Sub,
+    Tanh,
+    Trunc,
+)
+from vtc.ir.ops.logic import Gt, LogicalAnd, LogicalOr, Lt, Where
+from vtc.ir.types import bool_
+
+if TYPE_CHECKING:
+    from vtc.frontend.tensor import Tensor
+
+
+# arithmetic
+
+
+def add(input: Value, other: Value, *, alpha: Value = 1) -> Tensor:
+    """``input + alpha * other``; two bool tensors give their logical or."""
+    other = scaled(other, alpha)
+    return pointwise(LogicalOr() if result_type(input, other) is bool_ else Add(), input, other)
+
+
+def sub(input: Value, other: Value, *, alpha: Value = 1) -> Tensor:
+    """``input - alpha * other``. TypeCheckError for two bools: use ``^``."""
+    _no_bools("sub", "`-` of two bools is not supported, use `^` or logical_xor", input, other)
+    return pointwise(Sub(), input, scaled(other, alpha))
+
+
+def mul(input: Value, other: Value) -> Tensor:
+    """``input * other``; two bool tensors give their logical and."""
+    return pointwise(LogicalAnd() if result_type(input, other) is bool_ else Mul(), input, other)
+
+
+def div(input: Value, other: Value, *, rounding_mode: str | None = None) -> Tensor:
+    """``input / other``; ``rounding_mode`` "floor" rounds down, "trunc" towards zero and keeps integers."""
+    match rounding_mode:
+        case None:
+            return pointwise(Div(), input, other)
+        case "floor":
+            return floor_divide(input, other)
+        case "trunc":
+            return _divide_trunc(input, other)
+    want = "expected rounding_mode None, 'trunc' or 'floor'"
+    raise located(ArgumentError, f"div: {want}, got {rounding_mode!r}")
+
+
+def _divide_trunc(input: Value, other: Value) -> Tensor:
+    dtype = result_type(input, other)
+    if dtype.kind != "int":
+        return trunc(div(input, other))
+    x, y = meet("div", dtype, input, other)
+    return sign(x) * sign(y) * floor_divide(abs(x), abs(y))
+
+
+def floor_divide(input: Value, other: Value) -> Tensor:
+    """``input // other``, rounded down; integers stay integers, and divided by zero give 0."""
+    return pointwise(FloorDivide(), input, other)
+
+
+def remainder(input: Value, other: Value) -> Tensor:
+    """``input % other``, with the sign of ``other`` as in Python."""
+    return pointwise(Remainder(), input, other)
+
+
+def fmod(input: Value, other: Value) -> Tensor:
+    """The remainder with the sign of ``input``, as in C."""
+    return sub(input, mul(_divide_trunc(input, other), other))
+
+
+def pow(input: Value, exponent: Value) -> Tensor:
+    """``input ** exponent``. TypeCheckError for an integer to a negative integer number."""
+    dtype = result_type(input, exponent)
+    if is_tensor(input) and not is_tensor(exponent):
+        power, x = plain(exponent), cast(input, dtype)
+        if dtype.kind == "int" and isinstance(power, int) and power < 0:
+            got = f"got {x.type} ** {power}"
+            raise located(TypeCheckError, f"pow: integers take no negative integer powers, {got}")
+        if isinstance(power, (int, float)) and (short := _known_power(x, power)) is not None:
+            return short
+    return pointwise(Pow(), input, exponent)
+
+
+def _known_power(x: Tensor, power: float) -> Tensor | None:
+    """The powers that multiplication and square roots give faster and more exactly."""
+    if power == 2:
+        return mul(x, x)
+    if power == 3:
+        return mul(mul(x, x), x)
+    if x.type.dtype.kind != "float":
+        return None
+    match power:
+        case 0.5:
+            return sqrt(x)
+        case -0.5:
+            return rsqrt(x)
+        case -1:
+            return reciprocal(x)
+        case -2:
+            return reciprocal(mul(x, x))
+    return None
+
+
+def neg(input: Tensor) -> Tensor:
+    """``-input``. TypeCheckError for bool: use ``~``."""
+    _no_bools("neg", "`-` of a bool is not supported, use `~` or logical_not", input)
+    return pointwise(Neg(), input)
+
+
+def abs(input: Tensor) -> Tensor:
+    """The absolute value."""
+    return pointwise(Abs(), input)
+
+
+def sign(input: Tensor) -> Tensor:
+    """-1, 0 or 1, as the sign is."""
+    return input.clone() if input.type.dtype is bool_ else pointwise(Sign(), input)
+
+
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Value = 1) -> Tensor:
+    """``input + value * tensor1 * tensor2``."""
+    return add(input, mul(scaled(tensor1, value), tensor2))
+
+
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Value = 1) -> Tensor:
+    """``input + value * tensor1 / tensor2``. TypeCheckError for integers."""
+    if result_type(tensor1, tensor2).kind in ("bool", "int"):
+        got = f"got {tensor1.type} and {tensor2.type}"
+        raise located(TypeCheckError, f"addcdiv: expected floating-point operands, {got}")
+    return add(input, div(scaled(tensor1, value), tensor2))
+
+
+def lerp(input: Tensor, end: Tensor, weight: Value) -> Tensor:
+    """``input + weight * (end - input)``, exact at weights 0 and 1 given as numbers."""
+    if not is_tensor(weight) and plain(weight) >= 0.5:
+        return sub(end, mul(sub(end, input), 1 - plain(weight)))
+    return add(input, mul(sub(end, input), weight))
+
+
+def maximum(input: Value, other: Value) -> Tensor:
+    """The larger of two; NaN wins."""
+    return pointwise(LogicalOr() if result_type(input, other) is bool_ else Maximum(), input, other)
+
+
+def minimum(input: Value, other: Value) -> Tensor:
+    """The smaller of two; NaN wins."""
+    return pointwise(LogicalAnd() if result_type(input, other) is bool_ else Minimum(), input, other)
+
+
+def clamp(input: Tensor, min: Value | None = None, max: Value | None = None) -> Tensor:
+    """``input`` brought into ``[min, max]``; the gradient at the bounds is 1. One may be None."""
+    bounds = [b for b in (min, max) if b is not None]
+    if not bounds:
+        raise located(ArgumentError, "clamp: expected min, max or both, got neither")
+    dtype = result_type(input, *bounds)
+    x, *limits = meet("clamp", dtype, input, *bounds)
+    if min is not None:
+        x = _limited(Lt(), x, limits[0])
+    return x if max is None else _limited(Gt(), x, limits[-1])
+
+
+def _limited(beyond: Elementwise, x: Tensor, limit: Tensor) -> Tensor:
+    return dispatch.apply(Where(), dispatch.apply(beyond, x, limit), limit, x)
+
+
+def scaled(x: Value, factor: Value) -> Value:
+    """``factor * x``; ``x`` itself for 1."""
+    if not is_tensor(factor) and plain(factor) == 1:
+        return x
+    if not is_tensor(factor) and isinstance(factor, float) and result_type(x).kind == "int":
+        raise located(ArgumentError, f"expected an integer factor for integers, got {factor}")
+    return mul(x, factor) if is_tensor(x) or is_tensor(factor) else plain(x) * plain(factor)
+
+
+def _no_bools(name: str, message: str, *values: Value) -> None:
+    dtypes = [v.type.dtype if is_tensor(v) else None for v in values]
+    if all(d is bool_ for d in dtypes):
+        raise located(TypeCheckError, f"{name}: {message}")
+
+
+# functions of one number; integers become floats
+
+
+def exp(input: Tensor) -> Tensor:
+    """``e ** input``."""
+    return pointwise(Exp(), input)
+
+
+def log(input: Tensor) -> Tensor:
+    """The natural logarithm; NaN below zero."""
+    return pointwise(Log(), input)
+
+
+def log2(input: Tensor) -> Tensor:
+    """The logarithm to base 2."""
+    return mul(log(input), 1.0 / math.log(2.0))
+
+
+def log10(input: Tensor) -> Tensor:
+    """The logarithm to base 10."""
+    return mul(log(input), 1.0 / math.log(10.0))
+
+
+def sqrt(input: Tensor) -> Tensor:
+    """The square root; NaN below zero."""
+    return pointwise(Sqrt(), input)
+
+
+def rsqrt(input: Tensor) -> Tensor:
+    """``1 / sqrt(input)``."""
+    return pointwise(Rsqrt(), input)
+
+
+def reciprocal(input: Tensor) -> Tensor:
+    """``1 / input``."""
+    return div(1, input)
+
+
+def square(input: Tensor) -> Tensor:
+    """``input * input``."""
+    return pow(input, 2)
+
+
+def tanh(input: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
+    return pointwise(Tanh(), input)
+
+
+def erf(input: Tensor) -> Tensor:
+    """The error function."""
+    return pointwise(Erf(), input)
+
+
+def sin(input: Tensor) -> Tensor:
+    """The sine of an angle in radians."""
+    return pointwise(Sin(), input)
+
+
+def cos(input: Tensor) -> Tensor:
+    """The cosine of an angle in radians."""
+    return pointwise(Cos(), input)
+
+
+# rounding; integers stay as they are
+
+
+def floor(input: Tensor) -> Tensor:
+    """The largest integer not above."""
+    return _rounded(Floor(), input)
+
+
+def ceil(input: Tensor) -> Tensor:
+    """The smallest integer not below."""
+    return _rounded(Ceil(), input)
+
+
+def trunc(input: Tensor) -> Tensor:
+    """The integer part."""
+    return _rounded(Trunc(), input)
+
+
+def round(input: Tensor, *, decimals: int = 0) -> Tensor:
+    """The nearest integer, halves to even; ``decimals`` digits after the point."""
+    if decimals == 0:
+        return _rounded(Round(), input)
+    scale = 10.0**decimals
+    return div(_rounded(Round(), mul(input, scale)), scale)
+
+
+def frac(input: Tensor) -> Tensor:
+    """What :func:`trunc` takes away."""
+    return sub(input, trunc(input))
+
+
+def _rounded(op: Elementwise, input: Tensor) -> Tensor:
+    expect_tensor(op.name, "input", input)
+    return input.clone() if input.type.dtype.kind == "int" else pointwise(op, input)
+

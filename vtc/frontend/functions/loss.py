@@ -1,0 +1,208 @@
+"""Losses: ``reduction`` is "mean", "sum" or "none".
+
+    cross_entropy(logits, target, ignore_index=-1)       # [N, C] or [N, C, ..] and int64 [N, ..]
+    mse_loss(y, target)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vtc.errors import ArgumentError, TypeCheckError
+from vtc.frontend import dispatch
+from vtc.frontend.functions import activation, comparison, elementwise, reduce, view
+from vtc.frontend.functions.arguments import expect_tensor
+from vtc.frontend.functions.promotion import common_shape, cast, expand_to
+from vtc.frontend.source import located
+from vtc.ir.dims import product
+from vtc.ir.ops.index import Gather, Index
+from vtc.ir.ops.loss import CrossEntropy
+from vtc.ir.types import i64
+
+if TYPE_CHECKING:
+    from vtc.frontend.tensor import Tensor
+
+
+# classes
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The cross-entropy of softmax over classes of ``input [N, C, ..]`` with ``target``.
+
+    ``target`` holds int64 classes ``[N, ..]``, or probabilities in the shape of ``input``; ``weight [C]``
+    weighs classes. "mean" divides by the weights of the targets that are not ``ignore_index``.
+    """
+    _reduction("cross_entropy", reduction)
+    if not 0 <= label_smoothing <= 1:
+        want = "expected 0 <= label_smoothing <= 1"
+        raise located(ArgumentError, f"cross_entropy: {want}, got {label_smoothing}")
+    if target.type.dtype.kind == "float":
+        return _soft_targets(input, target, weight, reduction, label_smoothing)
+    logits, classes = _rows("cross_entropy", input, target)
+    op = CrossEntropy(
+        ignore_index=ignore_index, label_smoothing=float(label_smoothing), reduction=reduction
+    )
+    out = dispatch.apply(op, logits, classes, *([weight] if weight is not None else []))
+    return view.reshape(out, target.type.shape) if reduction == "none" else out
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """The negative of the log-probability ``input [N, C, ..]`` at each int64 ``target [N, ..]``."""
+    _reduction("nll_loss", reduction)
+    rows, classes = _rows("nll_loss", input, target)
+    kept = comparison.ne(classes, ignore_index)
+    safe: Tensor = comparison.where(kept, classes, 0)
+    picked = view.squeeze(dispatch.apply(Gather(axis=1), rows, view.unsqueeze(safe, 1)), 1)
+    share = cast(kept, rows.type.dtype)
+    if weight is not None:
+        share = elementwise.mul(share, dispatch.apply(Index(axes=(0,)), weight, safe))
+    # A where and not a product alone: what is ignored may be infinite.
+    loss: Tensor = comparison.where(kept, elementwise.neg(elementwise.mul(share, picked)), 0.0)
+    if reduction == "none":
+        return view.reshape(loss, target.type.shape)
+    total = reduce.sum(loss)
+    return elementwise.div(total, reduce.sum(share)) if reduction == "mean" else total
+
+
+def _rows(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores as ``[N, C]``, and targets as int64 ``[N]``."""
+    for argument, value in (("input", input), ("target", target)):
+        expect_tensor(name, argument, value)
+    x, shape = input.type, target.type.shape
+    at = min(1, x.rank - 1)
+    if x.rank == 0 or (*x.shape[:at], *x.shape[at + 1 :]) != shape:
+        raise located(TypeCheckError, f"{name}: expected [N, C, ..] and [N, ..], got {x} and {target.type}")
+    if target.type.dtype.kind != "int":
+        raise located(TypeCheckError, f"{name}: expected integer targets, got {target.type}")
+    logits = input if at == x.rank - 1 else view.movedim(input, at, -1)
+    sizes = (product(shape), x.shape[at])
+    return view.reshape(logits, sizes), cast(view.reshape(target, sizes[:1]), i64)
+
+
+def _soft_targets(
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float
+) -> Tensor:
+    x = input.type
+    if target.type.shape != x.shape or x.rank == 0:
+        got = f"got {x} and {target.type}"
+        raise located(TypeCheckError, f"cross_entropy: expected probabilities like the input, {got}")
+    at = min(1, x.rank - 1)
+    logp = activation.log_softmax(input, at)
+    if smoothing:
+        even = smoothing / int(input.shape[at])
+        target = elementwise.add(elementwise.mul(target, 1 - smoothing), even)
+    terms = elementwise.mul(logp, target)
+    if weight is not None:
+        spread = view.reshape(weight, (*weight.type.shape, *(1,) * (x.rank - at - 1)))
+        terms = elementwise.mul(terms, spread)
+    rows = elementwise.neg(reduce.sum(terms, at))
+    return _reduced(rows, reduction)
+
+
+# numbers
+
+
+def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """The squared difference."""
+    return _reduced(elementwise.square(_difference("mse_loss", input, target, reduction)), reduction)
+
+
+def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """The absolute difference."""
+    return _reduced(elementwise.abs(_difference("l1_loss", input, target, reduction)), reduction)
+
+
+def smooth_l1_loss(
+    input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0
+) -> Tensor:
+    """The squared difference over ``2 * beta`` where it is below ``beta``, else the absolute one less ``beta / 2``."""
+    if beta <= 0:
+        return l1_loss(input, target, reduction)
+    size = elementwise.abs(_difference("smooth_l1_loss", input, target, reduction))
+    near = elementwise.mul(elementwise.square(size), 0.5 / beta)
+    loss: Tensor = comparison.where(comparison.lt(size, beta), near, elementwise.sub(size, beta / 2))
+    return _reduced(loss, reduction)
+
+
+def huber_loss(
+    input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0
+) -> Tensor:
+    """``delta`` times :func:`smooth_l1_loss` with ``beta=delta``."""
+    if delta <= 0:
+        raise located(ArgumentError, f"huber_loss: expected delta > 0, got {delta}")
+    return elementwise.mul(smooth_l1_loss(input, target, reduction, delta), delta)
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """The cross-entropy of ``sigmoid(input)`` with probabilities ``target`` of the same shape."""
+    name = "binary_cross_entropy_with_logits"
+    _reduction(name, reduction)
+    if input.type.shape != target.type.shape:
+        got = f"got {input.type} and {target.type}"
+        raise located(TypeCheckError, f"{name}: expected tensors of one shape, {got}")
+    log_p = activation.logsigmoid(input)
+    positive = elementwise.mul(target, log_p if pos_weight is None else elementwise.mul(log_p, pos_weight))
+    negative = elementwise.mul(elementwise.sub(1, target), elementwise.sub(log_p, input))
+    loss = elementwise.neg(elementwise.add(positive, negative))
+    return _reduced(loss if weight is None else elementwise.mul(loss, weight), reduction)
+
+
+def kl_div(
+    input: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False
+) -> Tensor:
+    """``target * (log(target) - input)``: ``input`` holds log-probabilities, so does ``target`` if ``log_target``."""
+    if log_target:
+        loss = elementwise.mul(elementwise.exp(target), elementwise.sub(target, input))
+    else:
+        zero = comparison.eq(target, 0)
+        log_p = elementwise.log(comparison.where(zero, 1.0, target))
+        loss = elementwise.mul(target, elementwise.sub(log_p, input))
+    if reduction == "batchmean":
+        return elementwise.div(reduce.sum(loss), float(int(input.shape[0])))
+    _reduction("kl_div", reduction)
+    return _reduced(loss, reduction)
+
+
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """The cosine of the angle between vectors along ``dim``; norms count as at least ``eps``."""
+    sizes = [elementwise.clamp(reduce.norm(x, 2, dim), min=eps) for x in (x1, x2)]
+    return elementwise.div(reduce.sum(elementwise.mul(x1, x2), dim), elementwise.mul(*sizes))
+
+
+def _difference(name: str, input: Tensor, target: Tensor, reduction: str) -> Tensor:
+    _reduction(name, reduction)
+    for argument, value in (("input", input), ("target", target)):
+        expect_tensor(name, argument, value)
+    shape = common_shape(name, [input.type, target.type])
+    return elementwise.sub(expand_to(name, input, shape), target)
+
+
+def _reduction(name: str, reduction: str) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        want = "expected reduction 'mean', 'sum' or 'none'"
+        raise located(ArgumentError, f"{name}: {want}, got {reduction!r}")
+
+
+def _reduced(loss: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return loss
+    return reduce.mean(loss) if reduction == "mean" else reduce.sum(loss)

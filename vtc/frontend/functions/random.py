@@ -1,0 +1,392 @@
+"""Random numbers: Philox, so eager and compiled programs draw the same ones.
+
+A :class:`Generator` owns a state of two int64; each draw reads it and moves it on. In a compiled
+function the state is an input that the program overwrites, so every call draws fresh numbers::
+
+    vtc.manual_seed(0)
+    rand(2, 3)
+    x.normal_(0, 0.02, generator=g)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from vtc.errors import ArgumentError, CaptureError, TypeCheckError
+from vtc.frontend import dispatch
+from vtc.frontend.functions import comparison, elementwise, rearrange, reduce, view
+from vtc.frontend.functions.arguments import Value, Where, expect_tensor, is_tensor, place, shape
+from vtc.frontend.functions.promotion import assign, common_shape, cast, expand_to
+from vtc.frontend.source import located
+from vtc.ir.dims import Size, floordiv, product
+from vtc.ir.op import Op
+from vtc.ir.ops.activation import Dropout
+from vtc.ir.ops.fill import Iota
+from vtc.ir.ops.random import Advance, Bits, Normal, Uniform
+from vtc.ir.types import DType, f32, f64, i64
+from vtc.runtime.device import Device
+
+if TYPE_CHECKING:
+    from vtc.frontend.tensor import Tensor
+
+_FIRST_SEED = 67280421310721  # PyTorch's
+
+
+@final
+class Generator:
+    """A stream of random numbers on a device; ``state`` is int64 (seed, offset)."""
+
+    def __init__(self, device: Where = None) -> None:
+        self.device = _device(device)
+        self._seed = _FIRST_SEED
+        self._state: Tensor | None = None
+
+    @property
+    def state(self) -> Tensor:
+        """The seed, and how many blocks of four numbers were drawn."""
+        if self._state is None:
+            # Made on first use; where that is in a trace, it still is no value of the trace.
+            tracing, dispatch.state.capture = dispatch.state.capture, None
+            self._state = dispatch.from_array(_start(self._seed), device=self.device)
+            dispatch.state.capture = tracing
+        return self._state
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Start the stream of ``seed``, any 64-bit integer."""
+        if not -(2**63) <= seed < 2**64:
+            raise located(ArgumentError, f"manual_seed: expected a 64-bit integer, got {seed}")
+        self._seed = seed
+        self.set_state(dispatch.from_array(_start(seed), device=self.device))
+        return self
+
+    def seed(self) -> int:
+        """Start a stream the operating system chose, and return its seed."""
+        seed = int.from_bytes(os.urandom(8), "little")
+        self.manual_seed(seed)
+        return seed
+
+    def initial_seed(self) -> int:
+        """The seed last set."""
+        return self._seed
+
+    def get_state(self) -> Tensor:
+        """A copy of the state."""
+        return self.state.clone()
+
+    def set_state(self, new_state: Tensor) -> None:
+        """Go on from a state that :meth:`get_state` returned."""
+        state = self.state
+        if not is_tensor(new_state) or new_state.type != state.type:
+            got = new_state.type if is_tensor(new_state) else type(new_state).__name__
+            raise located(TypeCheckError, f"set_state: expected {state.type}, got {got}")
+        dispatch.write(state, new_state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed and the state, for a checkpoint."""
+        return {"seed": self._seed, "state": self.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._seed = int(state_dict["seed"])
+        self.set_state(state_dict["state"])
+
+    def __repr__(self) -> str:
+        return f"Generator(device={str(self.device)!r}, seed={self._seed})"
+
+
+def _start(seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.array([seed - 2**64 if seed >= 2**63 else seed, 0], np.int64)
+
+
+_defaults: dict[Device, Generator] = {}
+_seed = _FIRST_SEED
+
+
+def default_generator(device: Where = None) -> Generator:
+    """The generator that draws on ``device`` come from if none is given."""
+    where = _device(device)
+    if where not in _defaults:
+        found = _defaults[where] = Generator(where)
+        found._seed = _seed
+    return _defaults[where]
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seed the default generators of all devices; returns that of the default device."""
+    global _seed
+    main = default_generator().manual_seed(seed)
+    for generator in _defaults.values():
+        generator.manual_seed(seed)
+    _seed = seed
+    return main
+
+
+def seed() -> int:
+    """Seed the default generators from the operating system, and return the seed."""
+    chosen = default_generator().seed()
+    manual_seed(chosen)
+    return chosen
+
+
+def initial_seed() -> int:
+    """The seed of the default generator."""
+    return default_generator().initial_seed()
+
+
+def get_rng_state() -> Tensor:
+    """The state of the default generator."""
+    return default_generator().get_state()
+
+
+def set_rng_state(new_state: Tensor) -> None:
+    """Go on from :func:`get_rng_state`."""
+    default_generator().set_state(new_state)
+
+
+def draw(op: Op, count: Size, generator: Generator | None, device: Where, *inputs: Tensor) -> Tensor:
+    """``op`` on ``inputs`` and the state, which then moves on by ``count`` numbers."""
+    source = generator or default_generator(device)
+    state = source.state
+    # The write below changes the state: a backward that draws again needs what it was.
+    before = state if dispatch.is_capturing() or not inputs else state.clone()
+    out = dispatch.apply(op, *inputs, before)
+    moved = dispatch.apply(Advance(count=floordiv(count + 3, 4)), state)
+    dispatch.write(state, moved)
+    return out
+
+
+# floats
+
+
+def rand(
+    *size: Any,
+    generator: Generator | None = None,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Numbers drawn evenly from ``[0, 1)``."""
+    out = _uniform(shape("rand", size), dtype or dispatch.default_dtype(), generator, device)
+    return out.requires_grad_() if requires_grad else out
+
+
+def randn(
+    *size: Any,
+    generator: Generator | None = None,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Numbers drawn from the normal distribution of mean 0 and variance 1."""
+    out = _normal(shape("randn", size), dtype or dispatch.default_dtype(), generator, device)
+    return out.requires_grad_() if requires_grad else out
+
+
+def rand_like(
+    input: Tensor, *, dtype: DType | None = None, generator: Generator | None = None
+) -> Tensor:
+    """:func:`rand` in the shape and dtype of ``input``."""
+    return _uniform(input.type.shape, dtype or input.type.dtype, generator, input.device)
+
+
+def randn_like(
+    input: Tensor, *, dtype: DType | None = None, generator: Generator | None = None
+) -> Tensor:
+    """:func:`randn` in the shape and dtype of ``input``."""
+    return _normal(input.type.shape, dtype or input.type.dtype, generator, input.device)
+
+
+def normal(
+    mean: Value = 0.0, std: Value = 1.0, size: Any = None, *, generator: Generator | None = None
+) -> Tensor:
+    """Normal numbers of ``mean`` and ``std``, tensors whose shape they take, or numbers with ``size``."""
+    given = [v for v in (mean, std) if is_tensor(v)]
+    if not given and size is None:
+        raise located(ArgumentError, "normal: expected a tensor mean or std, or size")
+    sizes = common_shape("normal", [v.type for v in given]) if given else shape("normal", size)
+    dtype = given[0].type.dtype if given else dispatch.default_dtype()
+    where = given[0].device if given else None
+    noise = _normal(sizes, dtype, generator, where)
+    return elementwise.add(elementwise.mul(noise, std), mean)
+
+
+def uniform_(
+    input: Tensor, start: float = 0.0, to: float = 1.0, *, generator: Generator | None = None
+) -> Tensor:
+    """Overwrite ``input`` with numbers drawn evenly from ``[start, to)``."""
+    if start > to:
+        raise located(ArgumentError, f"uniform_: expected start <= to, got {start} and {to}")
+    found = rand_like(input, generator=generator)
+    return assign("uniform_", input, elementwise.add(elementwise.mul(found, to - start), start))
+
+
+def normal_(
+    input: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None
+) -> Tensor:
+    """Overwrite ``input`` with normal numbers of ``mean`` and ``std``."""
+    if std < 0:
+        raise located(ArgumentError, f"normal_: expected std >= 0, got {std}")
+    found = randn_like(input, generator=generator)
+    return assign("normal_", input, elementwise.add(elementwise.mul(found, std), mean))
+
+
+def _uniform(
+    sizes: tuple[Size, ...], dtype: DType, generator: Generator | None, device: Where
+) -> Tensor:
+    op = Uniform(shape=sizes, dtype=_floating("rand", dtype), offset=0)
+    return draw(op, product(sizes), generator, device)
+
+
+def _normal(
+    sizes: tuple[Size, ...], dtype: DType, generator: Generator | None, device: Where
+) -> Tensor:
+    op = Normal(shape=sizes, dtype=_floating("randn", dtype), offset=0)
+    return draw(op, product(sizes), generator, device)
+
+
+def _floating(name: str, dtype: DType) -> DType:
+    if not dtype.is_floating_point:
+        raise located(TypeCheckError, f"{name}: expected a floating-point dtype, got {dtype}")
+    return dtype
+
+
+# integers
+
+
+def randint(
+    low: int,
+    high: Any = None,
+    size: Any = None,
+    *,
+    generator: Generator | None = None,
+    dtype: DType | None = None,
+    device: Where = None,
+) -> Tensor:
+    """Integers from ``low`` up to, not including, ``high``; ``randint(high, size)`` starts at 0."""
+    if size is None:
+        low, high, size = 0, low, high
+    if size is None or high is None:
+        raise located(ArgumentError, "randint: expected a size")
+    span = int(high) - int(low)
+    if span < 1:
+        raise located(ArgumentError, f"randint: expected low < high, got {low} and {high}")
+    sizes = shape("randint", (size,))
+    bits = _bits(sizes, generator, device)
+    if span > 2**32:
+        bits = elementwise.add(elementwise.mul(_bits(sizes, generator, device), 2**32), bits)
+    found = elementwise.add(elementwise.remainder(bits, span), int(low))
+    return cast(found, dtype or i64)
+
+
+def randperm(
+    n: int, *, generator: Generator | None = None, dtype: DType | None = None, device: Where = None
+) -> Tensor:
+    """The integers below ``n`` in random order; not in a compiled function."""
+    if dispatch.is_capturing():
+        raise located(CaptureError, "randperm needs a sort; draw it outside and pass it in")
+    keys = [_bits((n,), generator, device).cpu().numpy() for _ in range(2)]
+    order = np.lexsort(keys)
+    return cast(dispatch.from_array(order, device=_device(device)), dtype or i64)
+
+
+def _bits(sizes: tuple[Size, ...], generator: Generator | None, device: Where) -> Tensor:
+    return draw(Bits(shape=sizes, offset=0), product(sizes), generator, device)
+
+
+def _device(device: Where) -> Device:
+    return place(device or dispatch.default_device()) or dispatch.default_device()
+
+
+# choices
+
+
+def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
+    """1 with the probability that ``input`` gives, else 0."""
+    dtype = _floating("bernoulli", input.type.dtype)
+    number = _uniform(input.type.shape, f64 if dtype is f64 else f32, generator, input.device)
+    return cast(comparison.lt(number, input), dtype)
+
+
+def bernoulli_(input: Tensor, p: Value = 0.5, *, generator: Generator | None = None) -> Tensor:
+    """Overwrite ``input`` with 1, with probability ``p``, or 0."""
+    if not is_tensor(p) and not 0 <= float(p) <= 1:  # type: ignore[arg-type]
+        raise located(ArgumentError, f"bernoulli_: expected 0 <= p <= 1, got {p}")
+    number = _uniform(input.type.shape, f32, generator, input.device)
+    return assign("bernoulli_", input, cast(comparison.lt(number, p), input.type.dtype))
+
+
+def multinomial(
+    input: Tensor,
+    num_samples: int,
+    replacement: bool = False,
+    *,
+    generator: Generator | None = None,
+) -> Tensor:
+    """``num_samples`` indices drawn from each row of weights ``[.., n]``, which need not sum to 1.
+
+    Each index wins where weight / exponential noise is largest (Gumbel's trick), so it compiles.
+    """
+    expect_tensor("multinomial", "input", input)
+    type = input.type
+    _floating("multinomial", type.dtype)
+    if type.rank not in (1, 2) or num_samples < 1:
+        got = f"got {type} and {num_samples}"
+        raise located(
+            TypeCheckError, f"multinomial: expected [n] or [rows, n] and num_samples >= 1, {got}"
+        )
+    if not dispatch.is_capturing():
+        _check_weights(input, num_samples, replacement)
+    scores = elementwise.log(cast(input.detach(), f32))
+    if replacement:
+        every = (*type.shape[:-1], num_samples, type.shape[-1])
+        spread = expand_to("multinomial", view.unsqueeze(scores, -2), every)
+        return reduce.argmax(_noisy(spread, generator), dim=-1)
+    scores = _noisy(scores, generator)
+    classes = dispatch.apply(Iota(shape=type.shape, axis=type.rank - 1, dtype=i64))
+    found = []
+    for _ in range(num_samples):
+        best = reduce.argmax(scores, dim=-1, keepdim=True)
+        found.append(best)
+        scores = comparison.where(comparison.eq(classes, best), -math.inf, scores)
+    return rearrange.cat(found, dim=-1)
+
+
+def _noisy(scores: Tensor, generator: Generator | None) -> Tensor:
+    number = _uniform(scores.type.shape, f32, generator, scores.device)
+    # An exponential number; bounded below, since a score of -inf must never win.
+    wait = elementwise.clamp(elementwise.neg(elementwise.log(elementwise.sub(1, number))), min=1e-30)
+    return elementwise.sub(scores, elementwise.log(wait))
+
+
+def _check_weights(input: Tensor, num_samples: int, replacement: bool) -> None:
+    weights = input.detach().cpu().numpy().astype(np.float64)
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise located(ArgumentError, "multinomial: expected finite weights >= 0")
+    possible = int((weights > 0).sum(axis=-1).min()) if weights.size else 0
+    needed = 1 if replacement else num_samples
+    if possible < needed:
+        message = f"multinomial: expected {needed} weights > 0 in each row, got {possible}"
+        raise located(ArgumentError, message)
+
+
+def dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    generator: Generator | None = None,
+) -> Tensor:
+    """``input`` with elements zeroed with probability ``p`` and the rest divided by ``1 - p``."""
+    if not 0 <= p <= 1:
+        raise located(ArgumentError, f"dropout: expected 0 <= p <= 1, got {p}")
+    if not training or p == 0:
+        return input
+    expect_tensor("dropout", "input", input)
+    op = Dropout(p=float(p), offset=0)
+    out = draw(op, input.type.numel, generator, input.device, input)
+    return dispatch.write(input, out) if inplace else out

@@ -1,0 +1,211 @@
+"""New tensors from the elements of others: joined, padded, repeated, turned.
+
+    cat([x, y], dim=1)           # dtypes promote
+    pad(x, (1, 1))               # one element on both sides of the last dim
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vtc.errors import ArgumentError, TypeCheckError
+from vtc.frontend import dispatch
+from vtc.frontend.functions import view
+from vtc.frontend.functions.arguments import Dims, Number, axes, axis, flat, is_tensor, show, sizes
+from vtc.frontend.functions.promotion import cast, checked, expand_to, promote_types, result_type
+from vtc.frontend.source import located
+from vtc.ir.dims import Size
+from vtc.ir.ops.fill import Concat, Pad, Tril, Triu
+from vtc.ir.ops.index import Index
+from vtc.ir.ops.view import Flip
+from vtc.ir.types import DType
+
+if TYPE_CHECKING:
+    from vtc.frontend.tensor import Tensor
+
+
+# joining
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """``tensors`` one after another along ``dim``; TypeCheckError unless their other sizes are equal."""
+    parts = _tensors("cat", tensors)
+    first = parts[0].type
+    if first.rank == 0:
+        raise located(TypeCheckError, f"cat: expected 1 dim or more, got {first}; use stack")
+    at = axis("cat", dim, first.rank)
+    for p in parts:
+        rest = [(m, n) for a, (m, n) in enumerate(zip(first.shape, p.type.shape, strict=False)) if a != at]
+        if p.type.rank != first.rank or any(m != n for m, n in rest):
+            message = f"cat: sizes must match except in dim {at}, got {first} and {p.type}"
+            raise located(TypeCheckError, message)
+    return dispatch.apply(Concat(axis=at), *_one_dtype(parts))
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """``tensors``, of one shape, along a new dim."""
+    parts = _tensors("stack", tensors)
+    for p in parts:
+        if p.type.shape != parts[0].type.shape:
+            message = f"stack: expected tensors of one shape, got {parts[0].type} and {p.type}"
+            raise located(TypeCheckError, message)
+    at = axis("stack", dim, parts[0].type.rank + 1)
+    return dispatch.apply(Concat(axis=at), *_one_dtype([view.unsqueeze(p, at) for p in parts]))
+
+
+def _tensors(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+    parts = [] if is_tensor(tensors) else list(tensors)
+    if not parts or not all(map(is_tensor, parts)):
+        got = f"{len(parts)} items" if parts else repr(type(tensors).__name__)
+        raise located(ArgumentError, f"{name}: expected a non-empty sequence of Tensors, got {got}")
+    return parts
+
+
+def _one_dtype(parts: Sequence[Tensor]) -> list[Tensor]:
+    dtype: DType = result_type(*parts)
+    for p in parts:  # unlike in arithmetic, 0-d and weak tensors count in full
+        dtype = promote_types(dtype, p.type.dtype) if p._weak else dtype
+    return [cast(p, dtype) for p in parts]
+
+
+# padding and repeating
+
+_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+def pad(
+    input: Tensor, pad: Sequence[int], mode: str = "constant", value: Number | None = None
+) -> Tensor:
+    """``input`` with ``pad`` = (before, after) of the last dim, then of the one before, and so on.
+
+    ``mode`` is constant (``value``, default 0; negative pads cut), reflect, replicate or circular.
+    """
+    rank, amounts = input.type.rank, dispatch.sizes(pad)
+    if len(amounts) % 2 or len(amounts) > 2 * rank:
+        got = f"got {show(amounts)}"
+        raise located(ArgumentError, f"pad: expected two sizes for each of up to {rank} dims, {got}")
+    pairs = {rank - 1 - i // 2: (amounts[i], amounts[i + 1]) for i in range(0, len(amounts), 2)}
+    if mode in _MODES:
+        return _pad_by_index(input, pairs, mode)
+    if mode != "constant":
+        modes = ", ".join(["constant", *_MODES])
+        raise located(ArgumentError, f"pad: expected mode to be one of {modes}, got {mode!r}")
+    fill = checked("pad", 0 if value is None else value, input.type.dtype)
+    return _pad_constant(input, pairs, fill)
+
+
+def _pad_constant(input: Tensor, pairs: dict[int, tuple[Size, Size]], fill: Any) -> Tensor:
+    less = {a: pair for a, pair in pairs.items() if any(isinstance(p, int) and p < 0 for p in pair)}
+    if less:
+        shape = input.type.shape
+        bounds = {a: (_cut(lo), shape[a] - _cut(hi)) for a, (lo, hi) in less.items()}
+        if any(isinstance(j - i, int) and j - i < 0 for i, j in bounds.values()):
+            raise located(ArgumentError, f"pad: {less} cuts more than {input.type} has")
+        input = view.cut(input, bounds)
+    pads = tuple((*map(_grow, pairs.get(a, (0, 0))), 0) for a in range(input.type.rank))
+    if all(p == (0, 0, 0) for p in pads):
+        return input.clone()
+    return dispatch.apply(Pad(pads=pads, value=fill), input)  # type: ignore[arg-type]
+
+
+def _cut(amount: Size) -> Size:
+    return -amount if isinstance(amount, int) and amount < 0 else 0
+
+
+def _grow(amount: Size) -> Size:
+    return 0 if isinstance(amount, int) and amount < 0 else amount
+
+
+def _pad_by_index(input: Tensor, pairs: dict[int, tuple[Size, Size]], mode: str) -> Tensor:
+    for a, (before, after) in pairs.items():
+        if before == after == 0:
+            continue
+        n, lo, hi = int(input.shape[a]), int(before), int(after)  # type: ignore[arg-type]
+        limit = {"reflect": n - 1, "circular": n}.get(mode, max(lo, hi))
+        if min(lo, hi) < 0 or max(lo, hi) > limit or n == 0:
+            got = f"got {(lo, hi)} for dim {a} of {input.type}"
+            raise located(ArgumentError, f"pad: expected 0 <= pad <= {limit} with mode {mode!r}, {got}")
+        places = np.pad(np.arange(n), (lo, hi), mode=_MODES[mode])  # type: ignore[call-overload]
+        at = dispatch.from_array(places, device=input.device)
+        input = dispatch.apply(Index(axes=(a,)), input, at)
+    return input
+
+
+def repeat(input: Tensor, *repeats: Any) -> Tensor:
+    """``input`` copied ``repeats`` times along each dim; more numbers than dims add dims in front."""
+    times, shape = sizes(repeats), input.type.shape
+    extra = len(times) - len(shape)
+    if extra < 0:
+        message = f"repeat: expected at least {len(shape)} numbers for {input.type}, got {len(times)}"
+        raise located(ArgumentError, message)
+    shape = (*(1,) * extra, *shape)
+    if all(t == 1 for t in times):
+        return view.reshape(input, shape).clone()
+    spread = [s for n in shape for s in (1, n)]
+    filled = [s for t, n in zip(times, shape, strict=True) for s in (t, n)]
+    x = expand_to("repeat", view.reshape(input, spread), filled)
+    return view.reshape(x, [t * n for t, n in zip(times, shape, strict=True)])
+
+
+def tile(input: Tensor, *dims: Any) -> Tensor:
+    """:func:`repeat`, where missing numbers in front are 1."""
+    times = sizes(dims)
+    return repeat(input, (*(1,) * (input.type.rank - len(times)), *times))
+
+
+def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Tensor:
+    """Each element ``repeats`` times in a row along ``dim``, or of all in row-major order."""
+    if is_tensor(repeats):
+        raise located(ArgumentError, "repeat_interleave: expected repeats to be an int, got a Tensor")
+    x = view.flatten(input) if dim is None else input
+    at, count = axis("repeat_interleave", dim or 0, x.type.rank), dispatch.size(repeats)
+    shape = x.type.shape
+    x = expand_to(
+        "repeat_interleave", view.unsqueeze(x, at + 1), (*shape[: at + 1], count, *shape[at + 1 :])
+    )
+    return view.reshape(x, (*shape[:at], shape[at] * count, *shape[at + 1 :]))
+
+
+# turning
+
+
+def flip(input: Tensor, *dims: Any) -> Tensor:
+    """``input`` with the order of elements along ``dims`` reversed."""
+    over = flat(dims)
+    found = axes("flip", over, input.type.rank) if over else ()
+    return dispatch.apply(Flip(axes=found), input)
+
+
+def roll(input: Tensor, shifts: Dims, dims: Dims | None = None) -> Tensor:
+    """Elements moved ``shifts`` places along ``dims``, around the end; without dims, of the flat tensor."""
+    if dims is None:
+        rolled = roll(view.flatten(input), shifts, 0)
+        return view.reshape(rolled, input.type.shape)
+    pairs = list(zip(_ints(shifts), _ints(dims), strict=False))
+    if len(_ints(shifts)) != len(_ints(dims)):
+        raise located(ArgumentError, f"roll: expected as many shifts as dims, got {shifts}, {dims}")
+    for shift, dim in pairs:
+        at = axis("roll", dim, input.type.rank)
+        n = input.type.shape[at]
+        start = (n - shift) % n if n != 0 else 0
+        if start != 0:
+            parts = view.cut(input, {at: (start, n)}), view.cut(input, {at: (0, start)})
+            input = dispatch.apply(Concat(axis=at), *parts)
+    return input.clone()
+
+
+def _ints(value: Dims) -> Sequence[int]:
+    return value if isinstance(value, Sequence) else (value,)
+
+
+def tril(input: Tensor, diagonal: int = 0) -> Tensor:
+    """The matrices of the last two dims with zeros above ``diagonal`` (1 is right of the main one)."""
+    return dispatch.apply(Tril(diagonal=diagonal), input)
+
+
+def triu(input: Tensor, diagonal: int = 0) -> Tensor:
+    """The matrices of the last two dims with zeros below ``diagonal`` (1 is right of the main one)."""
+    return dispatch.apply(Triu(diagonal=diagonal), input)

@@ -1,0 +1,195 @@
+"""``SymInt``: a size that is not fixed while tracing. Arithmetic stays symbolic; a comparison is
+decided by the range of the dims, or becomes a guard of the compiled entry (an error under
+export)."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vtc.errors import CaptureError
+from vtc.frontend.source import located
+from vtc.ir.dims import Ranges, Size, Sym, bounds, substitute
+
+COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SizeGuard:
+    """``left fn 0`` was ``outcome`` when traced; the entry holds only while that stays so."""
+
+    fn: str
+    left: Size
+    outcome: bool
+
+    def holds(self, sizes: dict[str, Size]) -> bool:
+        """Whether the comparison still comes out as traced."""
+        return COMPARE[self.fn](substitute(self.left, sizes), 0) is self.outcome
+
+    def __str__(self) -> str:
+        return f"{self.left} {self.fn} 0 is {self.outcome}"
+
+
+@dataclass
+class Sizes:
+    """The symbols of one trace: their ranges, their values in this call, and the guards taken."""
+
+    ranges: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    values: dict[str, Size] = field(default_factory=dict)
+    guards: list[SizeGuard] = field(default_factory=list)
+    may_guard: bool = True
+
+    def decide(self, fn: str, left: Size) -> bool:
+        """``left fn 0``, by range, or else as it is now with a guard."""
+        known = _by_range(fn, left, self.ranges)
+        if known is not None:
+            return known
+        if not self.may_guard:
+            raise located(
+                CaptureError, f"cannot decide {left} {fn} 0 for every size in range under export"
+            )
+        outcome = COMPARE[fn](substitute(left, self.values), 0)
+        guard = SizeGuard(fn, left, outcome)
+        if guard not in self.guards:
+            self.guards.append(guard)
+        return outcome
+
+    def fix(self, left: Size) -> int:
+        """The value of ``left`` in this call; the entry then holds for that value only."""
+        value = substitute(left, self.values)
+        if not isinstance(value, int):
+            raise located(CaptureError, f"int() of {left}: its symbols are not bound")
+        if not self.decide("==", left - value):
+            raise located(CaptureError, f"int() of {left} under export")
+        return value
+
+
+def _by_range(fn: str, left: Size, ranges: Ranges) -> bool | None:
+    lo, hi = bounds(left, ranges)
+    match fn:
+        case "<":
+            return (
+                True if hi is not None and hi < 0 else False if lo is not None and lo >= 0 else None
+            )
+        case "<=":
+            return (
+                True if hi is not None and hi <= 0 else False if lo is not None and lo > 0 else None
+            )
+        case _:
+            if lo == hi == 0:
+                return True
+            outside = (lo is not None and lo > 0) or (hi is not None and hi < 0)
+            return False if outside else None
+
+
+class SymInt:
+    """A size in user code; see the module."""
+
+    __slots__ = ("scope", "size_expr")
+
+    def __init__(self, expr: Sym, scope: Sizes) -> None:
+        self.size_expr = expr
+        self.scope = scope
+
+    def _wrap(self, value: Size) -> int | SymInt:
+        return value if isinstance(value, int) else SymInt(value, self.scope)
+
+    def _with(self, other: Any, fn: Callable[[Any, Any], Any]) -> Any:
+        if isinstance(other, SymInt):
+            return self._wrap(fn(self.size_expr, other.size_expr))
+        if isinstance(other, int):
+            return self._wrap(fn(self.size_expr, int(other)))
+        if isinstance(other, float):
+            return fn(int(self), other)
+        return NotImplemented
+
+    def __add__(self, other: Any) -> Any:
+        return self._with(other, operator.add)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._with(other, operator.sub)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._with(other, operator.mul)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return self._with(other, operator.floordiv)
+
+    def __mod__(self, other: Any) -> Any:
+        return self._with(other, operator.mod)
+
+    def __radd__(self, other: Any) -> Any:
+        return self._with(other, operator.add)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self._with(other, operator.mul)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: b - a)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: b // a)
+
+    def __rmod__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: b % a)
+
+    def __truediv__(self, other: Any) -> Any:
+        return int(self) / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / int(self)
+
+    def __pow__(self, other: Any) -> Any:
+        return int(self) ** other
+
+    def __neg__(self) -> Any:
+        return self._wrap(-self.size_expr)
+
+    def _difference(self, other: Any) -> Size:
+        difference: Size = self.size_expr - (
+            other.size_expr if isinstance(other, SymInt) else other
+        )
+        return difference
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (int, SymInt)):
+            return NotImplemented
+        return self.scope.decide("==", self._difference(other))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __lt__(self, other: Any) -> bool:
+        return self.scope.decide("<", self._difference(other))
+
+    def __le__(self, other: Any) -> bool:
+        return self.scope.decide("<=", self._difference(other))
+
+    def __gt__(self, other: Any) -> bool:
+        return not self <= other
+
+    def __ge__(self, other: Any) -> bool:
+        return not self < other
+
+    def __bool__(self) -> bool:
+        return self != 0
+
+    def __int__(self) -> int:
+        return self.scope.fix(self.size_expr)
+
+    __index__ = __int__
+
+    def __float__(self) -> float:
+        return float(int(self))
+
+    def __hash__(self) -> int:
+        return hash(self.size_expr)
+
+    def __repr__(self) -> str:
+        return str(self.size_expr)

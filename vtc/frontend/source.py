@@ -1,0 +1,74 @@
+"""Where the user is.
+
+The line that called vtc, and the path of modules being run (``blocks.3.attn``).
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+from vtc.errors import VtcError, at_line
+from vtc.ir.graph import Loc
+
+ROOT = str(Path(__file__).resolve().parents[1]) + "/"
+E = TypeVar("E", bound=VtcError)
+
+
+class _Modules(threading.local):
+    def __init__(self) -> None:
+        self.path: list[str] = []
+
+
+_modules = _Modules()
+
+
+@contextmanager
+def module_scope(name: str) -> Iterator[None]:
+    """Values made inside come from the module called ``name`` (empty: the root)."""
+    _modules.path.append(name)
+    try:
+        yield
+    finally:
+        _modules.path.pop()
+
+
+def module_path() -> str:
+    """The path of the module being run, without the root."""
+    return ".".join(n for n in _modules.path if n)
+
+
+def is_user_file(file: str) -> bool:
+    """Whether ``file`` is outside vtc."""
+    return not file.startswith(ROOT)
+
+
+def user_frame() -> FrameType | None:
+    """The innermost frame of code outside vtc."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(ROOT):
+        frame = frame.f_back
+    return frame
+
+
+def user_loc() -> Loc | None:
+    """The user's line, with the module path."""
+    frame = user_frame()
+    return frame and Loc(frame.f_code.co_filename, frame.f_lineno, module_path())
+
+
+def located(kind: type[E], message: str) -> E:
+    """An error of ``kind`` that says where the user is.
+
+    ``raise located(TypeCheckError, "...")``.
+    """
+    frame = user_frame()
+    if frame is None:
+        return kind(message)
+    where = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
+    return kind(at_line(message, frame.f_code.co_filename, frame.f_lineno, where))

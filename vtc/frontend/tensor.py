@@ -1,0 +1,496 @@
+"""``vtc.Tensor``: one class, two states.
+
+Concrete: an array view over a :class:`Storage`, which holds the version counter its views share.
+Traced: a value of the program being captured. A view of either remembers what it was cut from and
+how (``_link``), so a write through it reaches the base, and gradients know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast, final
+
+import numpy as np
+
+from vtc.errors import ArgumentError, CaptureError, DeviceError, GradientError, TypeCheckError
+from vtc.frontend import dispatch
+from vtc.frontend.dispatch import Rest, Result, state
+from vtc.frontend.functions.methods import TensorMethods
+from vtc.frontend.sizes import SymInt
+from vtc.frontend.source import located
+from vtc.ir.evaluate import compute
+from vtc.ir.op import Op
+from vtc.ir.ops.control import StopGradient
+from vtc.ir.ops.expr import Expr
+from vtc.ir.ops.view import Reshape, View
+from vtc.ir.types import Array, DType, TensorType
+from vtc.runtime.device import Device
+
+CPU = Device("cpu")
+Shape = tuple[int, ...]
+
+
+class Storage:
+    """Memory shared by a tensor and its views.
+
+    ``version`` counts writes, ``writes`` the differentiable ones.
+    """
+
+    __slots__ = ("__weakref__", "device", "version", "writes")
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.version = 0
+        self.writes = 0
+
+
+@final
+class Tensor(TensorMethods):
+    """A multi-dimensional array with a dtype, a device and, if asked, gradients."""
+
+    __slots__ = (
+        "__weakref__",
+        "_array",
+        "_cell",
+        "_grad",
+        "_kind",
+        "_link",
+        "_node",
+        "_record",
+        "_requires",
+        "_stamp",
+        "_storage",
+        "_weak",
+    )
+
+    def __init__(self, data: Any = None, *_: Any, **__: Any) -> None:
+        if data is not None:
+            raise located(
+                ArgumentError, "Tensor(...): use vtc.tensor(data) to make a tensor from data"
+            )
+        self._array: Array | None = None
+        self._storage: Storage | None = None
+        self._link: tuple[Tensor, Op] | None = None
+        self._node: Any = None
+        self._cell: Any = None
+        self._record: Any = None
+        self._stamp = 0
+        self._requires = False
+        self._grad: Tensor | None = None
+        self._kind = ""
+        self._weak = False
+
+    # what it is
+
+    @property
+    def type(self) -> TensorType:
+        """The IR type: dtype and sizes, symbolic ones included."""
+        if self._array is not None and state.capture is None:
+            return TensorType.of(self._array)
+        if state.capture is None:
+            raise located(
+                CaptureError,
+                "a traced value was used after its trace ended; return it from the "
+                "compiled function instead",
+            )
+        found: TensorType = state.capture.type_of_tensor(self)
+        return found
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes; while tracing, those of dynamic dims are symbolic."""
+        if state.capture is None:
+            return self._array.shape if self._array is not None else cast("Shape", self.type.shape)
+        scope = state.capture.sizes
+        sizes = [s if isinstance(s, int) else SymInt(s, scope) for s in self.type.shape]
+        return cast("Shape", tuple(sizes))
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the size of one dim."""
+        return self.shape if dim is None else self.shape[dim]
+
+    @property
+    def dtype(self) -> DType:
+        """The element type."""
+        return self.type.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of dims."""
+        return self._array.ndim if self._array is not None else self.type.rank
+
+    def dim(self) -> int:
+        """Number of dims."""
+        return self.ndim
+
+    def numel(self) -> int:
+        """Number of elements."""
+        total = 1
+        for s in self.shape:
+            total = total * s
+        return total
+
+    @property
+    def device(self) -> Device:
+        """Where the elements live."""
+        if self._storage is not None:
+            return self._storage.device
+        return CPU if self._link is None else self._link[0].device
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow to this tensor."""
+        if state.capture is not None:
+            return bool(state.capture.requires(self))
+        return self._requires or dispatch.autograd().record_of(self) is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Ask for gradients of this leaf.
+
+        GradientError for integers and for results of other tensors.
+        """
+        if requires_grad and not (self.dtype.is_floating_point or self.dtype.is_complex):
+            raise located(
+                GradientError, f"only floating-point tensors can require gradients, got {self.type}"
+            )
+        if state.capture is not None:
+            state.capture.set_requires(self, requires_grad)
+        else:
+            if not self.is_leaf:
+                raise located(
+                    GradientError, "requires_grad can only be changed on a leaf; use detach() first"
+                )
+            if requires_grad is not self._requires:
+                dispatch.bump_epoch()
+            self._requires = requires_grad
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether this was made by the user and not by a differentiable operation."""
+        if state.capture is not None:
+            return bool(state.capture.is_leaf(self))
+        return dispatch.autograd().record_of(self) is None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The accumulated gradient of a leaf, or None."""
+        if state.capture is not None:
+            got: Tensor | None = state.capture.get_grad(self)
+            return got
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None and not isinstance(value, Tensor):
+            raise located(
+                ArgumentError, f"grad: expected a Tensor or None, got {type(value).__name__}"
+            )
+        if value is not None and value.type != self.type:
+            raise located(TypeCheckError, f"grad: expected {self.type}, got {value.type}")
+        if state.capture is not None:
+            state.capture.set_grad(self, value)
+        else:
+            self._grad = value
+
+    @property
+    def _version(self) -> int:
+        if self._storage is not None:
+            return self._storage.version
+        return 0
+
+    # gradients
+
+    def backward(
+        self,
+        gradient: Tensor | None = None,
+        *,
+        retain_graph: bool = False,
+        create_graph: bool = False,
+    ) -> None:
+        """Add the gradient of this scalar (or of ``gradient`` times it) to ``.grad`` of every leaf.
+
+        GradientError if nothing requires a gradient, or if backward already ran through this graph.
+        """
+        dispatch.backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
+
+    def detach(self) -> Tensor:
+        """The same memory without history."""
+        return dispatch.view(StopGradient(), self)
+
+    @property
+    def data(self) -> Tensor:
+        """The same memory without history."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        with dispatch.no_grad():
+            dispatch.write(self, value)
+
+    # out of vtc
+
+    def _concrete(self, what: str, way_out: str) -> Array:
+        if self._array is None or state.capture is not None:
+            raise located(
+                CaptureError,
+                f"{what} of a traced tensor {self.type}: its value is not known yet{way_out}",
+            )
+        return self._array
+
+    def numpy(self) -> Array:
+        """The elements as a NumPy array that shares memory. GradientError if this requires grad."""
+        array = self._concrete("numpy()", "")
+        if self.requires_grad:
+            raise located(
+                GradientError, "numpy() of a tensor that requires grad; use .detach().numpy()"
+            )
+        return array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        array = self._concrete("numpy conversion", "").view()
+        return np.array(array, dtype=dtype) if copy else np.asarray(array, dtype=dtype)
+
+    def item(self) -> Any:
+        """The one element as a Python number."""
+        array = self._concrete("item()", "; a number leaves a compiled function by being returned")
+        if array.size != 1:
+            raise located(ArgumentError, f"item(): expected one element, got {self.type}")
+        return array.astype(np.float32).item() if array.dtype.kind == "V" else array.item()
+
+    def tolist(self) -> Any:
+        """The elements as nested Python lists."""
+        return self._concrete("tolist()", "").tolist()
+
+    def __bool__(self) -> bool:
+        array = self._concrete(
+            "a branch on data: bool()",
+            ";\n       use vtc.where, or return the value and branch outside the compiled function",
+        )
+        if array.size != 1:
+            raise located(
+                ArgumentError, f"bool(): the truth of {self.type} is ambiguous; use any() or all()"
+            )
+        return bool(array.item())
+
+    def __int__(self) -> int:
+        return int(
+            self._concrete("int()", "; pass it as an int argument, or use a 0-d tensor").item()
+        )
+
+    def __index__(self) -> int:
+        if self.dtype.kind != "int":
+            raise located(TypeCheckError, f"only integer tensors can be an index, got {self.type}")
+        return int(self)
+
+    def __float__(self) -> float:
+        return float(self._concrete("float()", "; tensors and numbers mix in arithmetic").item())
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise located(TypeCheckError, f"len() of a 0-d tensor {self.type}")
+        return int(self.shape[0])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter([self[i] for i in range(len(self))])
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __contains__(self, element: Any) -> bool:
+        return bool((self == element).any())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        copied = concrete_tensor(self._concrete("deepcopy", "").copy())
+        copied._requires, copied._kind = self._requires, self._kind
+        memo[id(self)] = copied
+        return copied
+
+    # copies
+
+    def clone(self) -> Tensor:
+        """A copy that gradients flow through."""
+        out = dispatch.apply(Reshape(self.type.shape), self)
+        if (
+            out._array is not None
+            and self._array is not None
+            and np.shares_memory(out._array, self._array)
+        ):
+            out._array = out._array.copy()
+        return out
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As another dtype, on another device.
+
+        ``to(vtc.float16)``, ``to("cuda")``, ``to(other)``.
+        """
+        device, dtype = _to_arguments(args, kwargs)
+        if device is not None and device != self.device:
+            raise located(DeviceError, f"to({device}): no device but the cpu is here")
+        return self if dtype is None or dtype is self.dtype else self._cast(dtype)
+
+    def cpu(self) -> Tensor:
+        """On the CPU."""
+        return self.to("cpu")
+
+    def __repr__(self) -> str:
+        if self._array is None:
+            return (
+                f"<traced {self.type}>"
+                if state.capture is not None
+                else "<traced value of an ended trace>"
+            )
+        return _show(self, self._array)
+
+
+def _to_arguments(
+    args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Device | None, DType | None]:
+    device, dtype = kwargs.get("device"), kwargs.get("dtype")
+    for a in args:
+        if isinstance(a, DType):
+            dtype = a
+        elif isinstance(a, Tensor):
+            device, dtype = a.device, a.dtype
+        elif isinstance(a, (str, Device)):
+            device = a
+        else:
+            raise located(ArgumentError, f"to(): expected a dtype, a device or a Tensor, got {a!r}")
+    return (Device.parse(device) if isinstance(device, str) else device), dtype
+
+
+def _show(x: Tensor, array: Array) -> str:
+    """As PyTorch prints: four digits, nested brackets, dtype where it is not the default."""
+    kind = x.dtype.kind
+    values = array.astype(np.float64) if kind == "float" else array
+    whole = (
+        kind == "float"
+        and values.size > 0
+        and bool(np.all(np.isfinite(values) & (values == np.trunc(values))))
+    )
+    digits = {"float_kind": lambda v: f"{v:.0f}." if np.isfinite(v) else str(v)} if whole else {}
+    text = np.array2string(
+        values, separator=", ", precision=4, floatmode="fixed", threshold=1000, prefix="tensor(",
+        formatter=digits or None,
+    )  # fmt: skip
+    notes = []
+    if x.dtype is not dispatch.default_dtype() and x.dtype.name not in ("i64", "bool"):
+        notes.append(f"dtype={x.dtype!r}")
+    if x.device.type != "cpu":
+        notes.append(f"device='{x.device}'")
+    record = dispatch.autograd().record_of(x)
+    if record is not None:
+        notes.append(f"grad_fn=<{type(record.op).__name__}Backward>")
+    elif x._requires:
+        notes.append("requires_grad=True")
+    shown = f"tensor({', '.join([text, *notes])})"
+    return f"Parameter containing:\n{shown}" if x._kind == "parameter" else shown
+
+
+def write_through(op: Op, base: Expr, value: Expr) -> Expr:
+    """``base`` with the part that the view ``op`` shows replaced by ``value``."""
+    if isinstance(op, View):
+        return op.write(base, value)
+    if isinstance(op, StopGradient):
+        return value.apply(op)
+    raise TypeCheckError(f"{op.name}: not a view")
+
+
+def concrete_tensor(array: Array, storage: Storage | None = None) -> Tensor:
+    """A tensor over ``array``; ``storage`` where it shares one."""
+    x = Tensor()
+    x._array = array
+    x._storage = storage or Storage(CPU)
+    return x
+
+
+def concrete_type(x: Tensor) -> TensorType:
+    """The type of a concrete tensor, traced or not."""
+    return TensorType.of(_array_of(x))
+
+
+# eager execution on the CPU: the reference under NumPy
+
+
+def _run_numpy(op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:
+    """The backend rule of the CPU."""
+    del rest
+    arrays = [_array_of(x) for x in inputs]
+    type = op.infer(*map(TensorType.of, arrays))
+    out = compute(op, arrays, type)
+    if isinstance(out, tuple):
+        return tuple([concrete_tensor(_own(o, arrays)) for o in out])
+    return concrete_tensor(_own(out, arrays))
+
+
+def _array_of(x: Tensor) -> Array:
+    if x._array is None:
+        raise located(
+            CaptureError,
+            "a traced value was used after its trace ended; return it from the compiled "
+            "function instead",
+        )
+    return x._array
+
+
+def _own(out: Array, arrays: Sequence[Array]) -> Array:
+    """A result never shares memory with an input by accident, nor is it a read-only broadcast."""
+    if not out.flags.writeable or (
+        out.base is not None and any(np.may_share_memory(out, a) for a in arrays)
+    ):
+        return out.copy()
+    return out if not any(out is a for a in arrays) else out.copy()
+
+
+class _Eager:
+    """What dispatch asks of concrete tensors; traced ones are the capture's."""
+
+    def from_array(self, array: Array, *, device: Device | None, requires_grad: bool) -> Tensor:
+        if device is not None and device.type != "cpu":
+            raise located(DeviceError, f"no device {device} is here")
+        x = concrete_tensor(array)
+        x._requires = requires_grad
+        if state.capture is not None:
+            state.capture.born(x)
+        return x
+
+    def view(self, op: Op, x: Tensor) -> Tensor:
+        if state.capture is not None:
+            traced: Tensor = state.capture.view(op, x)
+            return traced
+        array = _array_of(x)
+        out = compute(op, [array], op.infer(TensorType.of(array)))
+        if not isinstance(out, np.ndarray):
+            raise TypeCheckError(f"{op.name}: not a view")
+        if not np.may_share_memory(out, array) and out.size:
+            return dispatch.apply(op, x)
+        y = concrete_tensor(out, x._storage)
+        y._link = (x, op)
+        dispatch.autograd().viewed(y)
+        return y
+
+    def write(self, x: Tensor, value: Tensor) -> Tensor:
+        if value.type != x.type:
+            raise TypeCheckError(f"in-place write: expected {x.type}, got {value.type}")
+        if state.capture is not None:
+            state.capture.write(x, value)
+            return x
+        dispatch.autograd().written(x, value)
+        array = _array_of(x)
+        if not array.flags.writeable:
+            raise TypeCheckError(
+                "in-place write: more than one element of the tensor shares a memory "
+                "location; clone() first"
+            )
+        array[...] = _array_of(value)
+        if x._storage is not None:
+            x._storage.version += 1
+        return x
+
+
+dispatch.register("backend", _run_numpy)
+dispatch.register_storages(_Eager())

@@ -1,0 +1,129 @@
+"""Functions of functions: ``grad`` and ``value_and_grad``; and ``autograd_grad`` for values at
+hand.
+
+They compose with each other and with ``compile``, eager and traced alike::
+
+    dloss = vtc.grad(loss)                  # d loss / d first argument
+    d2 = vtc.grad(vtc.grad(f))              # gradients of gradients
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vtc.errors import GradientError
+from vtc.frontend import dispatch
+from vtc.frontend.autograd import ENGINE
+from vtc.frontend.dispatch import state
+from vtc.frontend.source import located
+from vtc.frontend.tensor import Tensor
+from vtc.frontend.tree import flatten, unflatten
+from vtc.ir.ops.view import Reshape
+
+
+def value_and_grad(
+    fn: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False
+) -> Callable[..., Any]:
+    """A function that returns ``fn``'s scalar and its gradients with respect to ``argnums``.
+
+    Arguments may be trees of tensors; gradients have their structure. With ``has_aux`` ``fn``
+    returns ``(scalar, anything)``. GradientError if the result does not depend on them.
+    """
+    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        outer = dispatch.grad_enabled()
+        chosen: list[tuple[list[Any], Any]] = []
+        given = list(args)
+        with dispatch.enable_grad():
+            for k in numbers:
+                leaves, form = flatten(args[k])
+                leaves = [_fresh(leaf) for leaf in leaves]
+                chosen.append((leaves, form))
+                given[k] = unflatten(form, leaves)
+            result = fn(*given, **kwargs)
+        value = result[0] if has_aux else result
+        wrt = [x for leaves, _ in chosen for x in leaves if isinstance(x, Tensor)]
+        again = outer and _continues(value, wrt, args)
+        found = iter(autograd_grad(value, wrt, create_graph=again, retain_graph=again))
+        grads = [
+            unflatten(form, [next(found) if isinstance(x, Tensor) else None for x in leaves])
+            for leaves, form in chosen
+        ]
+        if not again:
+            result = (value.detach(), result[1]) if has_aux else value.detach()
+        return result, grads[0] if isinstance(argnums, int) else tuple(grads)
+
+    return call
+
+
+def grad(
+    fn: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False
+) -> Callable[..., Any]:
+    """A function that returns the gradients of ``fn``'s scalar with respect to ``argnums``."""
+    both = value_and_grad(fn, argnums, has_aux=has_aux)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        value, found = both(*args, **kwargs)
+        return (found, value[1]) if has_aux else found
+
+    return call
+
+
+def autograd_grad(
+    output: Tensor,
+    inputs: Sequence[Tensor],
+    grad_output: Tensor | None = None,
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> tuple[Tensor, ...]:
+    """The gradients of ``output`` with respect to ``inputs``, without touching ``.grad``.
+
+    Zeros where none.
+    """
+    if not isinstance(output, Tensor):
+        raise located(GradientError, f"grad: expected a scalar tensor, got {type(output).__name__}")
+    if state.capture is not None:
+        nodes = [state.capture.node(x) for x in inputs]
+        found: tuple[Tensor, ...] = tuple(
+            state.capture.gradient(output, grad_output, nodes, requires=create_graph)
+        )
+        return found
+    tape = ENGINE.tape(output) if output.requires_grad else []
+    records = [ENGINE.record_of(x) for x in inputs]
+    keys = [x if r is None else r for x, r in zip(inputs, records, strict=True)]
+    if not tape and not any(output is k for k in keys):
+        raise located(GradientError, f"grad: {output.type} does not depend on the inputs")
+    swept = ENGINE.sweep(output, grad_output, tape, keys, create_graph=create_graph)
+    if not (retain_graph or create_graph):
+        ENGINE.free(tape)
+    return tuple([swept[k] if k in swept else _zeros(x) for k, x in zip(keys, inputs, strict=True)])
+
+
+def _continues(value: Any, fresh: Sequence[Tensor], args: Sequence[Any]) -> bool:
+    """Whether someone outside may differentiate the gradients again."""
+    if any(isinstance(x, Tensor) and x.requires_grad for x in flatten(args)[0]):
+        return True
+    return any(all(leaf is not x for x in fresh) for leaf in dispatch.leaves(value))
+
+
+def _zeros(x: Tensor) -> Tensor:
+    return dispatch.constant(0, x.dtype, x.type.shape).clone()
+
+
+def _fresh(x: Any) -> Any:
+    """``x`` as a value of its own, that gradients can be taken for."""
+    if not isinstance(x, Tensor):
+        return x
+    if not x.dtype.is_floating_point:
+        raise located(
+            GradientError, f"grad: only floating-point arguments have gradients, got {x.type}"
+        )
+    if x.requires_grad:
+        return dispatch.apply(Reshape(x.type.shape), x)
+    return x.detach().requires_grad_()

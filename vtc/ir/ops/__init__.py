@@ -1,0 +1,41 @@
+"""All ops, one class each. Importing this package fills the registry."""
+
+from vtc.ir.ops import (
+    activation,
+    attention,
+    block,
+    composite,
+    contract,
+    control,
+    conv,
+    elementwise,
+    fill,
+    index,
+    logic,
+    loss,
+    norm,
+    random,
+    reduce,
+    view,
+    window,
+)
+
+__all__ = [
+    "activation",
+    "attention",
+    "block",
+    "composite",
+    "contract",
+    "control",
+    "conv",
+    "elementwise",
+    "fill",
+    "index",
+    "logic",
+    "loss",
+    "norm",
+    "random",
+    "reduce",
+    "view",
+    "window",
+]

@@ -1,0 +1,83 @@
+"""Products that sum over a shared axis.
+
+    h: f32[B, 512] = matmul(x, w)
+    dw: f32[784, 512] = matmul(x, dh, transpose_x=True)
+
+Half types accumulate in f32; integers wrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from vtc.ir.dims import Size
+from vtc.ir.op import Needs, Op, Sample, tensor_type
+from vtc.ir.ops import draw
+from vtc.ir.ops.expr import Expr, Exprs
+from vtc.ir.types import Array, TensorType, Type
+
+
+@final
+@dataclass(frozen=True)
+class Matmul(Op):
+    """Matrix products over the last two axes; the axes before are equal.
+
+    The flags read an operand transposed, so gradients, and weights stored [out, in], need no copy.
+    """
+
+    transpose_x: bool = False
+    transpose_y: bool = False
+
+    def infer(self, x: Type, y: Type) -> TensorType:
+        x, y = tensor_type(self, x), tensor_type(self, y)
+        shown = f"{x}{'.T' * self.transpose_x} @ {y}{'.T' * self.transpose_y}"
+        self.check(x.rank >= 2 and y.rank >= 2, f"expected matrices: {shown}")
+        self.check(x.dtype is y.dtype, f"dtypes differ: {shown}")
+        self.check(x.dtype.kind in ("int", "float"), f"expected int or float: {shown}")
+        self.check(x.shape[:-2] == y.shape[:-2], f"leading dims differ: {shown}")
+        (m, k), (k_, n) = _matrix(x, self.transpose_x), _matrix(y, self.transpose_y)
+        self.check(k == k_, f"inner dims differ: {shown}")
+        return x.with_shape((*x.shape[:-2], m, n))
+
+    def reference(self, x: Array, y: Array) -> Array:
+        x = x.swapaxes(-1, -2) if self.transpose_x else x
+        y = y.swapaxes(-1, -2) if self.transpose_y else y
+        return np.asarray(np.matmul(x, y))
+
+    def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
+        x, y = inputs
+        tx, ty = self.transpose_x, self.transpose_y
+        gx = gy = None
+        if needs[0]:
+            if tx:
+                gx = y.matmul(g, transpose_x=ty, transpose_y=True)
+            else:
+                gx = g.matmul(y, transpose_y=not ty)
+        if needs[1]:
+            if ty:
+                gy = g.matmul(x, transpose_x=True, transpose_y=tx)
+            else:
+                gy = x.matmul(g, transpose_x=not tx)
+        return gx, gy
+
+    @classmethod
+    def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:
+        for tx in (False, True):
+            for ty in (False, True):
+                x = draw.normal(rng, *((5, 3) if tx else (3, 5)))
+                yield Sample(cls(tx, ty), (x, draw.normal(rng, *((4, 5) if ty else (5, 4)))))
+        yield Sample(cls(), (draw.normal(rng, 1, 1), draw.normal(rng, 1, 1)))
+        yield Sample(cls(), (draw.normal(rng, 2, 3, 3, 5), draw.normal(rng, 2, 3, 5, 1)))
+        yield Sample(cls(transpose_y=True), (draw.normal(rng, 2, 1, 7), draw.normal(rng, 2, 3, 7)))
+        yield Sample(cls(), (draw.normal(rng, 0, 4), draw.normal(rng, 4, 2)))
+        yield Sample(cls(), (draw.normal(rng, 3, 0), draw.normal(rng, 0, 2)))
+        yield Sample(cls(), (rng.integers(-9, 9, (2, 3)), rng.integers(-9, 9, (3, 2))))
+
+
+def _matrix(x: TensorType, transpose: bool) -> tuple[Size, Size]:
+    rows, columns = x.shape[-2:]
+    return (columns, rows) if transpose else (rows, columns)

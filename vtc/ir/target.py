@@ -1,0 +1,32 @@
+"""Facts of a device that passes, code generation and packages agree on. Nothing here looks at this
+machine.
+
+``keeps`` names the composites a target has kernels for: ``decompose`` leaves them whole and
+``recognize`` looks for them spelled by hand::
+
+    Target(name="toy", kind="cpu", keeps=frozenset({"softmax"}))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+Kind = Literal["cpu", "cuda"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A device as the compiler sees it. ``vector`` is the bytes one vector register (or load)
+    holds."""
+
+    name: str
+    kind: Kind
+    keeps: frozenset[str] = frozenset()
+    vector: int = 16
+
+
+def cpu(*, vector: int = 32) -> Target:
+    """A CPU, programmed in C with vectors of ``vector`` bytes; it keeps no composite whole."""
+    return Target(name="cpu", kind="cpu", vector=vector)

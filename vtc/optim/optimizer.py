@@ -1,0 +1,263 @@
+"""What every optimizer shares: groups of parameters with their numbers, state, saving and loading.
+
+All state exists from the start, so a compiled step finds it: one 0-d f32 step counter on the device
+for the whole optimizer, and per parameter the tensors ``state_names`` asks for, zero at first. The
+numbers of a group (``lr`` ...) are read through ``hyperparameter``: inputs of a compiled step, so
+changing one does not recompile. ::
+
+    optimizer = vtc.optim.AdamW(
+        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], lr=3e-4
+    )
+    optimizer.param_groups[0]["lr"] = 1e-4
+
+The state dict has PyTorch's form: ``{"state": {0: {"step": ..., ...}}, "param_groups": [...]}``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vtc.errors import ArgumentError, GradientError
+from vtc.frontend import dispatch
+from vtc.frontend.dispatch import bump_epoch
+from vtc.frontend.dispatch import state as thread
+from vtc.frontend.functions.creation import zeros, zeros_like
+from vtc.frontend.source import located
+from vtc.frontend.tensor import Tensor
+from vtc.ir.types import f32
+
+Params = Iterable[Tensor] | Iterable[Mapping[str, Any]] | Iterable[tuple[str, Tensor]]
+Pairs = Sequence[tuple[Tensor, Tensor]]
+
+
+class Group(dict[str, Any]):
+    """The parameters of a group and its options.
+
+    A number that stays a number is an input of compiled steps; any other change of an option may
+    change what a step computes, so compiled functions are told to look.
+    """
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        before = self.get(key)
+        numbers = isinstance(before, float) and isinstance(value, (float, int))
+        if not numbers or (before == 0) != (value == 0):
+            bump_epoch()
+        super().__setitem__(key, float(value) if numbers else value)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """As ``dict.update``, one option at a time."""
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+
+class Optimizer(ABC):
+    """Changes parameters by their gradients; a subclass says what it keeps and how it updates."""
+
+    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+        self.defaults = defaults
+        self.param_groups: list[Group] = []
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        groups = _groups(params)
+        first = [p for g in groups for _, p in _named(g["params"], type(self).__name__)][:1]
+        if not first:
+            raise located(ArgumentError, f"{type(self).__name__}: expected parameters, got none")
+        self.steps = zeros((), dtype=f32, device=first[0].device)
+        for group in groups:
+            self.add_param_group(group)
+
+    @abstractmethod
+    def state_names(self, group: Group) -> tuple[str, ...]:
+        """The tensors kept per parameter, besides ``step``."""
+
+    @abstractmethod
+    def structure(self, group: Group) -> tuple[object, ...]:
+        """The options on which it depends what operations an update is made of."""
+
+    @abstractmethod
+    def update(self, group: Group, pairs: Pairs) -> None:
+        """Write new values into the parameters and the state, given (parameter, gradient) pairs."""
+
+    def __guards__(self) -> tuple[object, ...]:
+        """What a compiled step depends on besides the values of tensors and numbers."""
+        return tuple(
+            (id(g), tuple(map(id, g["params"])), self.structure(g)) for g in self.param_groups
+        )
+
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """Add parameters with their own options; those not given are the optimizer's defaults."""
+        group = Group({**self.defaults, **param_group})
+        named = list(_named(group.pop("params"), type(self).__name__))
+        tensors = [p for _, p in named]
+        taken = {p for g in self.param_groups for p in g["params"]}
+        if len(set(tensors)) < len(tensors) or taken & set(tensors):
+            raise located(ArgumentError, f"{type(self).__name__}: a parameter was given twice")
+        group["params"] = tensors
+        if any(name is not None for name, _ in named):
+            group["param_names"] = [name for name, _ in named]
+        for p in tensors:
+            self.state[p] = self._new_state(p, group)
+        self.param_groups.append(group)
+        bump_epoch()
+
+    def _new_state(self, p: Tensor, group: Group) -> dict[str, Tensor]:
+        return {"step": self.steps, **{n: zeros_like(p) for n in self.state_names(group)}}
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, or make them zero."""
+        for p in (p for g in self.param_groups for p in g["params"]):
+            keep = not set_to_none and p.grad is not None
+            p.grad = dispatch.constant(0.0, p.dtype, p.type.shape, p.device) if keep else None
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; returns what ``closure``, run first, returns.
+
+        GradientError if no parameter has a gradient.
+        """
+        loss = None
+        if closure is not None:
+            with dispatch.enable_grad():
+                loss = closure()
+        self._name_state()
+        with dispatch.no_grad():
+            work = [
+                (g, [(p, p.grad.detach()) for p in g["params"] if p.grad is not None])
+                for g in self.param_groups
+            ]
+            if not any(pairs for _, pairs in work):
+                raise located(GradientError, self._no_gradient())
+            dispatch.write(self.steps, self.steps + 1.0)
+            for group, pairs in work:
+                self.update(group, pairs)
+        return loss
+
+    def _name_state(self) -> None:
+        """While tracing: inputs are called ``blocks.0.attn.out.weight.exp_avg`` and the like."""
+        if thread.capture is None:
+            return
+        named: dict[int, str] = thread.capture.named
+        named[id(self.steps)] = "step"
+        for p, entry in self.state.items():
+            for key, tensor in entry.items():
+                named.setdefault(id(tensor), f"{named.get(id(p), 'parameter')}.{key}")
+
+    def _no_gradient(self) -> str:
+        group = self.param_groups[0]
+        p = group["params"][0]
+        known = thread.capture.named.get(id(p)) if thread.capture is not None else None
+        name = group.get("param_names", [known])[0]
+        what = f"parameter {name}" if name is not None else "the first parameter"
+        return (
+            f"{type(self).__name__}.step: no gradient reaches {what}: {p.type}, nor any other; "
+            "call backward() on a loss that depends on them first"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """State and options by the position of parameters, in PyTorch's form; shares memory."""
+        order = {p: i for i, p in enumerate(self.state)}
+        groups = [{**g, "params": [order[p] for p in g["params"]]} for g in self.param_groups]
+        state = {order[p]: dict(entry) for p, entry in self.state.items()}
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over state and options saved by this class here or in PyTorch; values are copied.
+
+        Where PyTorch's parameters counted different steps, the largest counts. ArgumentError if
+        groups or shapes differ, or the state is of another optimizer.
+        """
+        name = type(self).__name__
+        saved = state_dict["param_groups"]
+        sizes, own = ([len(g["params"]) for g in groups] for groups in (saved, self.param_groups))
+        if sizes != own:
+            raise located(
+                ArgumentError,
+                f"{name}.load_state_dict: expected groups of {own} parameters, got {sizes}",
+            )
+        entries = self._plan_load(saved, state_dict["state"])
+        for group, options in zip(self.param_groups, saved, strict=True):
+            group.update({k: v for k, v in options.items() if k != "params"})
+        steps = [float(np.asarray(e["step"])) for _, e in entries if "step" in e]
+        with dispatch.no_grad():
+            dispatch.write(self.steps, dispatch.constant(max(steps, default=0.0), f32))
+            for p, entry in entries:
+                self._load(p, entry)
+        bump_epoch()
+
+    def _plan_load(
+        self, saved: Sequence[Mapping[str, Any]], state: Mapping[int, Mapping[str, Any]]
+    ) -> list[tuple[Tensor, Mapping[str, Any]]]:
+        """Each parameter with what was saved for it; ArgumentError where that does not fit."""
+        entries: list[tuple[Tensor, Mapping[str, Any]]] = []
+        for group, options in zip(self.param_groups, saved, strict=True):
+            names = {"step", *self.state_names(Group({**group, **options}))}
+            for p, index in zip(group["params"], options["params"], strict=True):
+                entry = {k: v for k, v in state.get(index, {}).items() if v is not None}
+                where = f"{type(self).__name__}.load_state_dict: parameter {index}"
+                if extra := sorted(set(entry) - names):
+                    known = ", ".join(sorted(names))
+                    raise located(
+                        ArgumentError, f"{where}: expected {known}, got {', '.join(extra)}"
+                    )
+                for key, value in entry.items():
+                    if key != "step" and tuple(value.shape) != p.type.shape:
+                        got = list(value.shape)
+                        raise located(
+                            ArgumentError, f"{where}: {key}: expected {p.type}, got {got}"
+                        )
+                entries.append((p, entry))
+        return entries
+
+    def _load(self, p: Tensor, entry: Mapping[str, Any]) -> None:
+        """Write into the tensors there are, so that compiled steps go on using them."""
+        group = next(g for g in self.param_groups if any(q is p for q in g["params"]))
+        fresh = self._new_state(p, group)
+        own = self.state[p] = {k: self.state[p].get(k, new) for k, new in fresh.items()}
+        for key, tensor in own.items():
+            if key != "step":
+                value = entry.get(key, fresh[key])
+                source = (
+                    value if isinstance(value, Tensor) else dispatch.from_array(np.asarray(value))
+                )
+                dispatch.write(tensor, source.detach().to(tensor.dtype))
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            options = sorted((k, v) for k, v in group.items() if not k.startswith("param"))
+            lines += [f"    {k}: {v}" for k, v in options]
+        return "\n".join([*lines, ")"])
+
+
+def check_at_least(owner: str, low: float, **numbers: float) -> None:
+    """ArgumentError unless every number is at least ``low``."""
+    for name, value in numbers.items():
+        if not value >= low:
+            raise located(ArgumentError, f"{owner}: expected {name} >= {low}, got {value}")
+
+
+def _groups(params: Params) -> list[dict[str, Any]]:
+    if isinstance(params, Tensor):
+        raise located(ArgumentError, f"params: expected several tensors, got one: {params.type}")
+    given = list(params)
+    if given and all(isinstance(g, Mapping) for g in given):
+        groups = [dict(g) for g in given if isinstance(g, Mapping)]
+        return [{**g, "params": _listed(g["params"])} for g in groups]
+    return [{"params": given}]
+
+
+def _listed(params: Any) -> list[Any]:
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
+def _named(params: Any, owner: str) -> Iterable[tuple[str | None, Tensor]]:
+    for item in _listed(params):
+        name, p = item if isinstance(item, tuple) else (None, item)
+        if not isinstance(p, Tensor):
+            raise located(ArgumentError, f"{owner}: expected tensors, got {type(p).__name__}")
+        if not p.is_leaf:
+            raise located(ArgumentError, f"{owner}: expected leaf tensors, got a result: {p.type}")
+        yield name, p

@@ -1,0 +1,47 @@
+"""What the compiler does to a program, in order: one verb a file, one Program in, one out.
+
+``partition`` is not here: it makes a pair of programs, and the frontend calls it.
+"""
+
+from __future__ import annotations
+
+from vtc.ir.graph import Node
+from vtc.ir.ops.composite import Composite
+from vtc.ir.ops.control import Gradient, StopGradient
+from vtc.passes.canonicalize import canonicalize
+from vtc.passes.cse import cse
+from vtc.passes.dce import dce
+from vtc.passes.decompose import decompose
+from vtc.passes.differentiate import differentiate
+from vtc.passes.fold import fold
+from vtc.passes.fuse import fuse
+from vtc.passes.memory import memory
+from vtc.passes.pipeline import Context, Stage
+from vtc.passes.recognize import recognize
+from vtc.passes.schedule import schedule
+
+
+def joint(node: Node, context: Context) -> str | None:
+    """Gradients are spelled out."""
+    del context
+    marks = isinstance(node.op, (Gradient, StopGradient))
+    return f"expected gradients to be taken by now, got {node.op}" if marks else None
+
+
+def lowered(node: Node, context: Context) -> str | None:
+    """Composites are gone, but those the target keeps."""
+    if isinstance(node.op, Composite) and node.op.name not in context.target.keeps:
+        return f"expected no composite that {context.target.name} does not keep, got {node.op}"
+    return joint(node, context)
+
+
+PIPELINE = (
+    Stage("captured"),
+    Stage("joint", (differentiate, canonicalize, fold, cse, dce), joint),
+    Stage("lowered", (recognize, decompose, canonicalize, cse, dce), lowered),
+    Stage("fused", (fuse,), lowered),
+    Stage("planned", (schedule, memory), lowered),
+)
+"""From what the user wrote to what is turned into kernels."""
+
+__all__ = ["PIPELINE"]

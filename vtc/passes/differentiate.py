@@ -1,0 +1,62 @@
+"""Replace each gradient marker by the reverse sweep it stands for, in program order.
+
+    h: f32[4] = mul(x, w)
+    loss: f32[()] = sum(h, axes=(0,))         ==>     ...
+    g: (f32[4],) = gradient(loss, w)                  d_loss: f32[()] = full(...)
+    dw: f32[4] = item(g, index=0)                     d_h: f32[4] = expand(d_loss, ...)
+                                                      d_w: f32[4] = mul(d_h, x)
+
+A later marker sees the nodes of earlier ones, so gradients of gradients work. Made nodes carry the
+place of the node whose gradient they belong to, and the cotangent of ``h`` is called ``d_h``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vtc.ir.graph import Graph, GraphBuilder, Node, Program
+from vtc.ir.ops.control import Gradient, Item
+from vtc.ir.ops.expr import Expr
+from vtc.ir.reverse import Entry
+from vtc.passes.pipeline import Context
+from vtc.passes.splice import Splice, each_graph
+
+
+def differentiate(program: Program, context: Context) -> Program:
+    """See the module."""
+    del context
+    return each_graph(program, _expand)
+
+
+def _expand(graph: Graph) -> Graph:
+    if not any(isinstance(n.op, Gradient) for n in graph.nodes):
+        return graph
+    splice = Splice(graph)
+    found: dict[Node, Sequence[Node]] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Gradient):
+            found[node] = _sweep(splice, node.op, splice.inputs(node))
+        elif isinstance(node.op, Item) and node.inputs[0] in found:
+            splice.env[node] = found[node.inputs[0]][node.op.index]
+        else:
+            splice.keep(node)
+    return splice.result()
+
+
+def _sweep(splice: Splice, marker: Gradient, inputs: Sequence[Node]) -> list[Node]:
+    """The cotangents that ``marker`` stands for, recorded at the end of ``splice``."""
+    b = GraphBuilder(loc=inputs[0].loc)
+    hints: dict[Node, str] = {}
+
+    def enter(entry: Entry[Node], g: Any) -> None:
+        b.loc = entry.output.loc
+        if isinstance(g, Expr):
+            hints.setdefault(g.value, f"d_{entry.output.name}")
+
+    out = marker.expand(splice.nodes, inputs, lambda n: Expr(b, n), enter)
+    wrt = inputs[2:] if marker.seeded else inputs[1:]
+    for w, g in zip(wrt, out, strict=True):
+        hints.setdefault(g.value, f"d_{w.name}")
+    copies = splice.insert(b.nodes, hints, {})
+    return [copies.get(g.value, g.value) for g in out]

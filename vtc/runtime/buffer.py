@@ -1,0 +1,125 @@
+"""Host memory that is 64-byte aligned and comes back: fresh pages cost more than most kernels.
+
+``empty`` gives an ordinary NumPy array. When the last view of it dies its block is kept and handed
+out again, so a loop that drops its outputs touches no new page::
+
+    y = empty((64, 512), np.dtype("f4"))
+    address(y) % ALIGNMENT            # 0
+
+There is no lock: arrays die whenever the collector runs, also in the middle of ``empty``. Lists of
+free blocks change by single appends and pops, which Python does not interrupt.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from math import prod
+from typing import Any, final
+
+import numpy as np
+
+from vtc.ir.types import Array
+
+ALIGNMENT = 64
+SMALL = 1024
+LARGE = 1 << 20
+KEPT = 1 << 30
+"""Bytes of free large blocks that are kept; those beyond go back to the system."""
+KEPT_SMALL = 1 << 22
+"""Bytes of free blocks that are kept of each size below ``LARGE``."""
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array with undefined elements, from the cache; 64-byte aligned if it is not small."""
+    return lease(shape, dtype, prod(shape) * dtype.itemsize)
+
+
+def lease(shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> Array:
+    """:func:`empty` where the caller has counted the bytes.
+
+    Up to ``SMALL`` bytes it is NumPy's own, aligned for its dtype: NumPy keeps such blocks itself.
+    """
+    if nbytes <= SMALL:
+        return np.empty(shape, dtype)
+    size = size_class(nbytes)
+    try:
+        block = _FREE[size].pop()
+    except (KeyError, IndexError):
+        block = aligned(size).view(_Block)
+    return np.ndarray(shape, dtype, block.view(_Lease))
+
+
+def aligned(nbytes: int) -> Array:
+    """``nbytes`` bytes, 64-byte aligned, outside the cache."""
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -address(raw) % ALIGNMENT
+    return raw[start : start + nbytes]
+
+
+def cached_bytes() -> int:
+    """Free bytes that wait to be handed out again."""
+    return sum(size * len(blocks) for size, blocks in list(_FREE.items()))
+
+
+def trim() -> None:
+    """Give all free blocks back to the system."""
+    _FREE.clear()
+
+
+def size_class(nbytes: int) -> int:
+    """``nbytes`` rounded up to a size blocks come in: at most a quarter too large."""
+    step = max(ALIGNMENT, 1 << max(0, (nbytes - 1).bit_length() - 3))
+    return -(-nbytes // step) * step
+
+
+@final
+class _Block(np.ndarray[Any, np.dtype[Any]]):
+    """Memory that is handed out again and again."""
+
+    __slots__ = ()
+
+
+@final
+class _Lease(np.ndarray[Any, np.dtype[Any]]):
+    """One use of a block: the base of every array over it, so it dies with the last of them.
+
+    Array, lease and block have three types because NumPy shortens chains of bases of one type: the
+    lease would be left out, and the block handed out again under a living view.
+    """
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        if isinstance(self.base, _Block):
+            _keep(self.base)
+
+
+def _keep(block: _Block) -> None:
+    size = block.size
+    free = _FREE.get(size)
+    if free is None:
+        free = _FREE.setdefault(size, [])
+    kept = size * len(free) < KEPT_SMALL if size < LARGE else cached_bytes() + size <= KEPT
+    if kept:
+        free.append(block)
+
+
+def _by_interface(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _by_field(array: Array) -> int:
+    """The field ``data`` of the C struct, part of NumPy's binary interface: ten times faster."""
+    return _POINTER(id(array) + _HEADER).value or 0
+
+
+_POINTER = ctypes.c_void_p.from_address
+_HEADER = object.__basicsize__
+_PROBE = np.zeros(8, np.uint8)[3:]
+address: Callable[[Array], int] = (
+    _by_field if _by_field(_PROBE) == _by_interface(_PROBE) else _by_interface
+)
+"""Where the first element of an array lies."""
+
+_FREE: dict[int, list[_Block]] = {}
