@@ -25,7 +25,7 @@ def test_it_prints_as_in_pytorch():
 
 
 @pytest.mark.parametrize(
-    "name", ["", "gpu", "cuda:", "cuda:-1", "cuda:01", "CPU", "cpu:x", 3, None]
+    "name", ["", "tpu", "cuda:", "cuda:-1", "cuda:01", "CPU", "cpu:x", 3, None]
 )
 def test_unknown_devices_are_refused(name):
     with pytest.raises(DeviceError, match="device: expected cpu, cuda or cuda:<index>, got"):

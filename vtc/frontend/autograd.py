@@ -178,7 +178,8 @@ class Engine:
         ):
             self.record(op, (self.save(parent),), x)
         x._stamp = x._storage.writes
-        return x._record
+        made: Record | None = x._record
+        return made
 
     def viewed(self, x: Tensor) -> None:
         """Record the view ``x`` unless gradients are off."""

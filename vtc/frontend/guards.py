@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,7 @@ Facts = dict[str, object]
 PLAIN = (int, float, str, bytes, bool, complex, type(None), DType, Device, Dim, enum.Enum)
 OPAQUE = (FunctionType, BuiltinFunctionType, type, ModuleType, np.ndarray, np.generic)
 DEPTH = 12
+ProfileEvent = Literal["call", "return", "c_call", "c_return", "c_exception"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def _read(path: str, value: object, facts: Facts, seen: set[int], depth: int) ->
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
-        yield from ((f"[{k!r}]", v) for k, v in list(value.items()))
+        yield from ((f"[{k!r}]", v) for k, v in tuple(value.items()))
         yield "[len]", len(value)
     elif isinstance(value, (list, tuple, set, frozenset)):
         yield from ((f"[{i}]", v) for i, v in enumerate(value))
@@ -150,7 +151,7 @@ def _fact(fact: object) -> str:
             return "absent"
         case (type(), value):
             return repr(value)
-        case ("tensor", _, dtype, shape, _):
+        case ("tensor", _, dtype, tuple() as shape, _):
             return f"a tensor {dtype}{list(shape)}"
         case _:
             return "another object" if isinstance(fact, tuple) else repr(fact)
@@ -171,7 +172,7 @@ class Recorder:
         """Collect on this thread."""
         before = sys.getprofile()
 
-        def hook(frame: FrameType, event: str, argument: Any) -> None:
+        def hook(frame: FrameType, event: ProfileEvent, argument: Any) -> None:
             if (
                 event == "call"
                 and frame.f_code not in self.codes

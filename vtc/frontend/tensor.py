@@ -16,6 +16,7 @@ from vtc.errors import ArgumentError, CaptureError, DeviceError, GradientError, 
 from vtc.frontend import dispatch
 from vtc.frontend.dispatch import Rest, Result, state
 from vtc.frontend.functions.methods import TensorMethods
+from vtc.frontend.printing import show_array
 from vtc.frontend.sizes import SymInt
 from vtc.frontend.source import located
 from vtc.ir.evaluate import compute
@@ -365,18 +366,7 @@ def _to_arguments(
 
 def _show(x: Tensor, array: Array) -> str:
     """As PyTorch prints: four digits, nested brackets, dtype where it is not the default."""
-    kind = x.dtype.kind
-    values = array.astype(np.float64) if kind == "float" else array
-    whole = (
-        kind == "float"
-        and values.size > 0
-        and bool(np.all(np.isfinite(values) & (values == np.trunc(values))))
-    )
-    digits = {"float_kind": lambda v: f"{v:.0f}." if np.isfinite(v) else str(v)} if whole else {}
-    text = np.array2string(
-        values, separator=", ", precision=4, floatmode="fixed", threshold=1000, prefix="tensor(",
-        formatter=digits or None,
-    )  # fmt: skip
+    text = show_array(array.astype(np.float64) if x.dtype.kind == "float" else array, "tensor(")
     notes = []
     if x.dtype is not dispatch.default_dtype() and x.dtype.name not in ("i64", "bool"):
         notes.append(f"dtype={x.dtype!r}")

@@ -15,7 +15,7 @@ from typing import Any
 class Form:
     """The shape of a tree: what each inner node is, and its children; a leaf is None."""
 
-    kind: type
+    kind: type[Any]
     keys: tuple[Any, ...]
     children: tuple[Form | None, ...]
 
@@ -64,4 +64,5 @@ def _unflatten(form: Form | None, leaves: Iterator[Any]) -> Any:
         return form.kind(zip(form.keys, items, strict=True))
     if hasattr(form.kind, "_fields"):
         return form.kind(*items)
-    return form.kind(items)
+    made: Callable[..., Any] = form.kind
+    return made(items)

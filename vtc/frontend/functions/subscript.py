@@ -156,11 +156,11 @@ def _read(
                 cut.shape.append(1)
             case slice():
                 cut.keep(*_bounds(item, x.shape[n]))
+            case _ if _is_mask(item):
+                _pick_mask(cut, x, item, f"{what}; use {way_out}")
             case _ if not is_tensor(item):
                 at = _wrapped(item, x.shape[n], n)
                 cut.take(at, at + 1)
-            case _ if item.type.dtype is bool_:
-                _pick_mask(cut, x, item, what, way_out)
             case _:
                 cut.picks.append((len(cut.shape), wrapped(item, x.shape[n])))
                 cut.keep(0, x.type.shape[n])
@@ -182,7 +182,7 @@ def _items(x: Tensor, key: Any) -> list[Any]:
 
 
 def _item(part: Any, x: Tensor) -> Any:
-    """A part of a key as an int, a slice, None, Ellipsis, a bool or a tensor."""
+    """A part of a key as an int, a slice, None, Ellipsis, a bool, a tensor, or a mask known here."""
     if part is None or isinstance(part, (bool, slice, EllipsisType)):
         return part
     if isinstance(part, np.bool_):
@@ -190,7 +190,8 @@ def _item(part: Any, x: Tensor) -> Any:
     if is_tensor(part):
         return _tensor_item(part)
     if isinstance(part, (list, tuple, range, np.ndarray)):
-        return _host(_array(part), x)
+        array = _array(part)
+        return array if array.dtype == np.bool_ else _host(array, x)
     if hasattr(part, "__index__"):
         return part
     kinds = "ints, slices, ..., None, and integer or bool tensors, arrays and lists"
@@ -226,7 +227,15 @@ def _host(array: Array, x: Tensor) -> Tensor:
 def _axes_used(part: Any) -> int:
     if part is None or part is Ellipsis or isinstance(part, bool):
         return 0
-    return part.type.rank if is_tensor(part) and part.type.dtype is bool_ else 1
+    return _mask_rank(part) if _is_mask(part) else 1
+
+
+def _is_mask(part: Any) -> bool:
+    return isinstance(part, np.ndarray) or (is_tensor(part) and part.type.dtype is bool_)
+
+
+def _mask_rank(mask: Tensor | Array) -> int:
+    return mask.type.rank if is_tensor(mask) else np.ndim(mask)
 
 
 def _bounds(item: slice, n: Any) -> tuple[Size, Size, int]:
@@ -281,17 +290,18 @@ def wrapped(index: Tensor, n: Any) -> Tensor:
 # masks
 
 
-def _pick_mask(cut: Cut, x: Tensor, mask: Tensor, what: str, way_out: str) -> None:
+def _pick_mask(cut: Cut, x: Tensor, mask: Tensor | Array, unknown: str) -> None:
     """A mask stands for the indices of its true elements, one tensor for each of its axes."""
     first = len(cut.starts)
-    shape = x.type.shape[first : first + mask.type.rank]
-    if mask.type.shape != shape:
-        raise located(
-            IndexRangeError, f"mask {mask.type} does not match dims {show(shape)} of {x.type}"
-        )
-    if dispatch.is_capturing():
-        raise located(CaptureError, f"{what}; use {way_out}")
-    for n, places in zip(shape, mask.detach().cpu().numpy().nonzero(), strict=True):
+    sizes = mask.type.shape if is_tensor(mask) else np.shape(mask)
+    shape = x.type.shape[first : first + len(sizes)]
+    if sizes != shape:
+        message = f"a mask of shape {show(sizes)} does not match dims {show(shape)} of {x.type}"
+        raise located(IndexRangeError, message)
+    if is_tensor(mask) and dispatch.is_capturing():
+        raise located(CaptureError, unknown)
+    known: Array = mask.detach().cpu().numpy() if is_tensor(mask) else np.asarray(mask)
+    for n, places in zip(shape, known.nonzero(), strict=True):
         cut.picks.append((len(cut.shape), _host(places, x)))
         cut.keep(0, n)
 
