@@ -1,4 +1,7 @@
-"""``python -m benchmarks``: every benchmark that runs on this machine, results as JSON in ``results/``."""
+"""``python -m benchmarks``.
+
+Every benchmark that runs on this machine, results as JSON in ``results/``.
+"""
 
 from __future__ import annotations
 

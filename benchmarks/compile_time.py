@@ -1,15 +1,18 @@
-"""How long it takes to compile a GPT training step: trace, passes, code generation, C compiler; and to import.
+"""How long it takes to compile a GPT training step: trace, passes, code generation, C compiler;
+and to import.
 
     python benchmarks/compile_time.py [--layers 12] [--json FILE]
 
-The step is forward, backward, clipping and AdamW as one graph. The kernel cache is an empty directory, so
-every kernel is compiled; then a second build of the same step finds them all. Medians of ``--repeat`` runs.
+The step is forward, backward, clipping and AdamW as one graph. The kernel cache is an empty
+directory, so every kernel is compiled; then a second build of the same step finds them all.
+Medians of ``--repeat`` runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -20,11 +23,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import vtc.nn.functional as F
 
 import vtc
 import vtc.nn as nn
-from vtc.config import override
+import vtc.nn.functional as F
 
 
 class Block(nn.Module):
@@ -97,31 +99,55 @@ def build_once(layers: int) -> dict[str, float]:
     return phases
 
 
+def in_fresh_process(layers: int, cache: str) -> dict[str, float]:
+    """``build_once`` in a new interpreter, with ``cache`` as the kernel cache."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--once", "--layers", str(layers)],
+        env={**os.environ, "VTC_CACHE_DIR": cache, "VTC_CHECK": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def measure(layers: int, repeat: int) -> dict[str, dict[str, float]]:
+    """Medians over ``repeat`` rounds: an empty cache (cold), then the same cache again (warm)."""
+    runs: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
+    for _ in range(repeat):
+        with tempfile.TemporaryDirectory() as cache:
+            for found in runs.values():
+                found.append(in_fresh_process(layers, cache))
+    return {
+        kind: {k: round(statistics.median([r[k] for r in found]), 4) for k in found[0]}
+        for kind, found in runs.items()
+    }
+
+
 def main() -> None:
+    """Measure and print as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--once", action="store_true", help="one build in this process")
     args = parser.parse_args()
-    runs: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
-    for _ in range(args.repeat):
-        with tempfile.TemporaryDirectory() as directory, override(cache_dir=Path(directory)):
-            runs["cold"].append(build_once(args.layers))
-            runs["warm"].append(build_once(args.layers))
+    if args.once:
+        print(json.dumps(build_once(args.layers)))
+        return
     result = {
         "benchmark": "compile_time",
         "layers": args.layers,
         "date": datetime.now(UTC).date().isoformat(),
+        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,
             "vtc": vtc.__version__,
         },
         "import_s": round(import_seconds(), 4),
-        **{
-            kind: {k: round(statistics.median(r[k] for r in found), 4) for k in found[0]}
-            for kind, found in runs.items()
-        },
+        **measure(args.layers, args.repeat),
     }
     print(json.dumps(result, indent=2))
     if args.json:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import vtc.nn.functional as F
-
 import vtc
 import vtc.nn as nn
+import vtc.nn.functional as F
 from vtc.frontend.jit import Lowered
 
 

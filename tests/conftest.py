@@ -37,7 +37,9 @@ def update_golden(request):
 
 def pytest_collection_modifyitems(items):
     needs = {"gpu": 1, "multi": 2}
-    marked = [(item, n) for item in items for name, n in needs.items() if name in item.keywords]
+    marked = [
+        (item, n) for item in items for name, n in needs.items() if item.get_closest_marker(name)
+    ]
     if not marked:
         return
     devices, reason = count_gpus()

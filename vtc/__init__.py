@@ -27,7 +27,6 @@ _TABLE: dict[str, tuple[str, ...]] = {
     "vtc.ir.evaluate": ("evaluate",),
     "vtc.runtime.device": ("device=Device",),
     "vtc.errors": ("VtcError",),
-    "vtc.config": ("config",),
     "vtc.frontend.tensor": ("Tensor",),
     "vtc.frontend.jit": ("compile", "mark_dynamic"),
     "vtc.frontend.transform": ("grad", "value_and_grad"),

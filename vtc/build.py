@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Protocol, TypeVar, final
 
@@ -25,8 +26,9 @@ from vtc.codegen.c import Compiler, compile_plan, find_compiler, generate
 from vtc.config import config
 from vtc.errors import ArgumentError, CodegenError, VtcWarning
 from vtc.ir.evaluate import evaluate
-from vtc.ir.graph import Program
+from vtc.ir.graph import Loc, Program
 from vtc.ir.plan import Plan
+from vtc.ir.text import show
 from vtc.ir.types import Array
 from vtc.passes import PIPELINE
 from vtc.passes.pipeline import Context, Step, run
@@ -35,6 +37,7 @@ from vtc.runtime.cpu import load
 from vtc.runtime.executable import Executable
 
 T = TypeVar("T")
+Places = tuple[Loc | None, ...]
 KEPT = 256
 """Programs that are kept built."""
 
@@ -78,7 +81,32 @@ class Built:
 
 def compile_program(program: Program, context: Context) -> Built:
     """``program``, built for ``context``; an equal one that was built before is taken again."""
-    return _built(program, context, find_compiler(), config().cache_dir)
+    built = _built(program, _places(program), context, find_compiler(), config().cache_dir)
+    if (folder := config().dump) is not None:
+        dump(built, folder)
+    return built
+
+
+def dump(built: Built, folder: Path) -> Path:
+    """Write every stage, every kernel, the host unit and the plan; the new directory below ``folder``.
+
+    ``VTC_DUMP=folder`` does this for all that is built.
+    """
+    name = built.program.entry.name
+    here = next(p for k in count() if not (p := folder / f"{name}-{k}").exists())
+    here.mkdir(parents=True)
+    for k, (stage, program) in enumerate(built.stages.items()):
+        (here / f"{k}-{stage}.vtc").write_text(show(program, loc=True))
+    if built.plan is not None:
+        (here / "plan.txt").write_text(f"{built.plan}\n")
+        (here / "host.c").write_text(built.plan.host)
+        for kernel in built.plan.kernels:
+            (here / f"{kernel.name}.c").write_text(kernel.source)
+    return here
+
+
+def _places(program: Program) -> Places:
+    return tuple(n.loc for g in program.graphs for n in (*g.params, *g.nodes))
 
 
 def stage_program(program: Program, stage: str, context: Context) -> Program:
@@ -90,7 +118,10 @@ def stage_program(program: Program, stage: str, context: Context) -> Program:
 
 
 @lru_cache(KEPT)
-def _built(program: Program, context: Context, compiler: Compiler | None, cache: Path) -> Built:
+def _built(
+    program: Program, places: Places, context: Context, compiler: Compiler | None, cache: Path
+) -> Built:
+    del places  # part of the key: errors of a build name the lines of its own program
     stages: dict[str, Program] = {}
     clock = _Clock()
 

@@ -5,12 +5,11 @@
 * ``VTC_CHECK``: 0 checks nothing, 1 (default) verifies the program after each pass, 2 also
   evaluates it before and after.
 * ``VTC_DUMP``: a folder to write every stage, kernel and plan into; by default nothing is written.
-* ``VTC_NUM_THREADS``: threads a CPU program uses; by default one per core.
 * ``VTC_CACHE_SIZE``: compiled entries kept per function; default 64.
 
 The environment is read once, at the first :func:`config`; an empty variable counts as unset::
 
-    with config.override(check=0, num_threads=1):
+    with config.override(check=0):
         ...
 """
 
@@ -37,7 +36,6 @@ class Config:
     cc: str | None
     check: Check
     dump: Path | None
-    num_threads: int | None
     cache_size: int
 
     @classmethod
@@ -48,7 +46,6 @@ class Config:
             cc=environment.get("CC") or None,
             check=_check(environment, "VTC_CHECK"),
             dump=_path(environment, "VTC_DUMP"),
-            num_threads=_positive(environment, "VTC_NUM_THREADS"),
             cache_size=_positive(environment, "VTC_CACHE_SIZE") or 64,
         )
 
@@ -60,7 +57,6 @@ class Fields(TypedDict, total=False):
     cc: str | None
     check: Check
     dump: Path | None
-    num_threads: int | None
     cache_size: int
 
 

@@ -224,6 +224,26 @@ def f(w: f32[4, 4], x: f32[16, 1]) -> (f32[4, 4], f32[1, 1]):
     assert machine.launches == 2
 
 
+SCATTER = """
+def f(x: f32[5, 3], v: f32[2, 3], i: i64[2]) -> f32[5, 3]:
+    y: f32[5, 3] = index_put(x, v, i, axes=(0,), accumulate=True)
+    return y
+"""
+
+
+def test_elements_are_written_into_a_param_in_place():
+    x, v, i = np.ones((5, 3), np.float32), np.ones((2, 3), np.float32), np.array([1, 3])
+    assert judge(program(SCATTER, x=0), [x, v, i]).used == 0
+
+
+def test_elements_that_come_from_the_same_memory_are_not_written_in_place():
+    text = SCATTER.replace("v: f32[2, 3], ", "").replace("x, v, i", "x, x, i")
+    text = text.replace("i64[2]", "i64[5]")
+    x = np.arange(15, dtype=np.float32).reshape(5, 3)
+    machine = judge(program(text, x=0), [x, np.array([1, 2, 3, 4, 0])])
+    assert machine.used == 60
+
+
 def test_params_that_trade_places():
     text = """
 def f(x: f32[4], y: f32[4]) -> (f32[4], f32[4]):

@@ -9,9 +9,7 @@ from scipy import special
 import vtc
 import vtc.nn.functional as F
 
-CASES = [
-    pytest.param(call, numpy, id=call) for rows in ROWS.values() for call, numpy in rows
-]
+CASES = [pytest.param(call, numpy, id=call) for rows in ROWS.values() for call, numpy in rows]
 FLOATING = ("f", "V")
 RTOL, ATOL = {"float16": 2e-3, "float32": 2e-5, "float64": 1e-10}, 2e-5
 
@@ -131,9 +129,7 @@ def test_against_torch(call, numpy):
     torch = pytest.importorskip("torch")
     del numpy
     got, mine = in_vtc(call, grad=True)
-    want, theirs = run(
-        call, torch, torch.nn.functional, lambda a: leaf(torch.tensor(a), grad=True)
-    )
+    want, theirs = run(call, torch, torch.nn.functional, lambda a: leaf(torch.tensor(a), grad=True))
     assert len(got) == len(want)
     for g, w in zip(got, want, strict=True):
         assert repr(g.dtype).split(".")[1] == str(w.dtype).split(".")[1]
@@ -152,6 +148,8 @@ def compare_gradients(torch, got, want, mine, theirs):
         g.backward(vtc.tensor(weight), retain_graph=True)
         w.backward(torch.tensor(weight), retain_graph=True)
     for name, x in theirs.items():
-        got, want = (np.zeros(x.shape, np.float32) if t.grad is None else t.grad.numpy()
-                     for t in (mine[name], x))
+        got, want = (
+            np.zeros(x.shape, np.float32) if t.grad is None else t.grad.numpy()
+            for t in (mine[name], x)
+        )
         close(got.astype(want.dtype), want, f"gradient of {name}")

@@ -10,7 +10,7 @@ from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend.functions import promotion
 from vtc.ir.types import DTYPES, TensorType, f32
 
-NAMES = "bool u8 i8 i16 i32 i64 f16 bf16 f32 f64 c64 c128".split()
+NAMES = ["bool", "u8", "i8", "i16", "i32", "i64", "f16", "bf16", "f32", "f64", "c64", "c128"]
 PROMOTED = """
 bool u8  i8  i16 i32 i64 f16 bf16 f32 f64 c64 c128
 u8   u8  i16 i16 i32 i64 f16 bf16 f32 f64 c64 c128
@@ -32,7 +32,6 @@ TABLE = {
 }
 CATEGORY = {"bool": 0, "int": 1, "float": 2, "complex": 3}
 SCALARS = (True, 2, 2.5, 1j)
-
 
 
 def zero_d(name):
@@ -139,7 +138,9 @@ def test_broadcast_shapes(shapes, want):
 
 
 def test_shapes_that_do_not_broadcast():
-    with pytest.raises(TypeCheckError, match=r"add: sizes 3 and 4 do not match at dim 1: f32\[2, 3\]"):
+    with pytest.raises(
+        TypeCheckError, match=r"add: sizes 3 and 4 do not match at dim 1: f32\[2, 3\]"
+    ):
         vtc.zeros(2, 3) + vtc.zeros(4)
 
 
@@ -165,8 +166,12 @@ def test_result_type_as_torch(shapes):
     for a, b in TABLE:
         if "f16" in (a, b) and any(n.startswith("c") for n in (a, b)):
             continue  # torch has a complex32, vtc has none
-        x, y = (torch.ones(s, dtype=torch_dtype(torch, n)) for s, n in zip(shapes, (a, b), strict=True))
-        mine = [vtc.from_numpy(np.ones(s, DTYPES[n].numpy)) for s, n in zip(shapes, (a, b), strict=True)]
+        x, y = (
+            torch.ones(s, dtype=torch_dtype(torch, n)) for s, n in zip(shapes, (a, b), strict=True)
+        )
+        mine = [
+            vtc.from_numpy(np.ones(s, DTYPES[n].numpy)) for s, n in zip(shapes, (a, b), strict=True)
+        ]
         want = torch.result_type(x, y)
         assert torch_dtype(torch, vtc.result_type(*mine).name) == want, (a, b, shapes)
 

@@ -43,7 +43,7 @@ def programs(draw):
 
 def view(kind, x):
     if kind == "row":
-        return x[0] if len(x.shape) else x
+        return x[0] if len(x.shape) > 1 else x  # NumPy's 1-d case is a number, not a view
     if kind == "columns":
         return x[..., 1:] if len(x.shape) and x.shape[-1] > 1 else x
     if kind == "strided":
@@ -55,6 +55,11 @@ def view(kind, x):
     if kind == "part":
         return x[-1:] if len(x.shape) else x
     return x
+
+
+def kept(x):
+    """NumPy turns 0-d results into numbers, which have no views."""
+    return np.asarray(x) if isinstance(x, np.generic) else x
 
 
 def tanh(x):
@@ -87,11 +92,11 @@ def run(steps, x, y):
         elif step.kind in WRITES:
             write(step.kind, a, b, step.value)
         elif step.kind == "tanh":
-            values.append(tanh(a))
+            values.append(kept(tanh(a)))
         elif step.kind == "sum_rows":
-            values.append(a.sum(0) if len(a.shape) else a * 1.0)
+            values.append(kept(a.sum(0) if len(a.shape) else a * 1.0))
         elif a.shape == b.shape:
-            values.append(a + b if step.kind == "add" else a * b)
+            values.append(kept(a + b if step.kind == "add" else a * b))
     return values[2:]
 
 

@@ -1,8 +1,8 @@
 """How elements meet in accumulators, in C.
 
-An op says how by ``combine``; that is one accumulator and one update. Two cases do better. A long sum of
-floats is made of blocks that meet in f64, so its error does not grow with its length. And a compiler
-vectorises the maximum of floats only without NaN, so NaNs are looked for beside it.
+An op says how by ``combine``; that is one accumulator and one update. Two cases do better. A long
+sum of floats is made of blocks that meet in f64, so its error does not grow with its length. And a
+compiler vectorises the maximum of floats only without NaN, so NaNs are looked for beside it.
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ class Block:
 @final
 @dataclass(frozen=True, slots=True)
 class Accumulation:
-    """``states`` (or those of ``block``), one update per element, and the ``result`` from ``states``.
+    """``states`` (or those of ``block``), one update per element, and the ``result`` from
+    ``states``.
 
-    ``roots`` are the scalars that updates mention; ``clauses`` make a simd loop of it, None: no such loop.
+    ``roots`` are the scalars that updates mention; ``clauses`` make a simd loop of it, None: no
+    such loop.
     """
 
     states: tuple[State, ...]
@@ -64,8 +66,8 @@ class Accumulation:
 @final
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """What is known before loops are ordered: an element of dtype ``source``, and ``s0`` (and ``s1``,
-    for an index) ``combined`` with it.
+    """What is known before loops are ordered: an element of dtype ``source``, and ``s0`` (and
+    ``s1``, for an index) ``combined`` with it.
     """
 
     op: Reduction | ArgReduction

@@ -1,7 +1,7 @@
-"""Planned programs to C: one source per distinct kernel and one for the host, compiled into one library.
+"""Planned programs to C: one source per distinct kernel and one for the host, compiled into one
+library.
 
-    plan = generate(program, target)
-    library = compile_plan(plan, find_compiler(), store)
+plan = generate(program, target) library = compile_plan(plan, find_compiler(), store)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Store(Protocol):
 
 
 def generate(program: Program, target: Target) -> Plan:
-    """The plan of a program in stage ``planned``; CodegenError where C has no kernel for a region."""
+    """The plan of a ``planned`` program; CodegenError where C has no kernel for a region."""
     if target.kind != "cpu":
         raise CodegenError(f"generate: expected a cpu target, got {target.name} ({target.kind})")
     entry = program.entry
@@ -52,7 +52,9 @@ def generate(program: Program, target: Target) -> Plan:
     plan = Plan(
         name=entry.name,
         dims=program.dims,
-        inputs=tuple(Buffer(p.tensor.dtype, p.tensor.shape, f.path, f.overwritten) for p, f in inputs),
+        inputs=tuple(
+            Buffer(p.tensor.dtype, p.tensor.shape, f.path, f.overwritten) for p, f in inputs
+        ),
         outputs=tuple(Buffer(o.tensor.dtype, o.tensor.shape) for o in entry.outputs),
         arena=facts.simplify(writer.arena),
         kernels=tuple(writer.kernels.values()),
@@ -103,7 +105,9 @@ class _Writer:
                 self.call(node, self.program.by_name[name])
             case op:
                 what = op.name if op else "param"
-                raise CodegenError(f"{what}: expected only calls in a planned program, got {node.name}")
+                raise CodegenError(
+                    f"{what}: expected only calls in a planned program, got {node.name}"
+                )
 
     def ref(self, at: Size) -> Ref:
         """What a byte offset of ``Call.at`` means."""

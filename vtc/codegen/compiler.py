@@ -1,7 +1,7 @@
 """The C compiler: finding one, and what it accepts; compiling and linking.
 
-NaN and infinity mean what they mean in NumPy, so never ``-ffast-math``. Loops vectorise by ``omp simd``
-pragmas, which need no OpenMP runtime.
+NaN and infinity mean what they mean in NumPy, so never ``-ffast-math``. Loops vectorise by ``omp
+simd`` pragmas, which need no OpenMP runtime.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _EMPTY = "int vtc_empty(void) { return 0; }\n"
 @final
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """A command with flags; ``identity`` is a digest of its version and of the CPU it compiles for."""
+    """A command with flags; ``identity`` digests its version and the CPU it compiles for."""
 
     command: tuple[str, ...]
     flags: tuple[str, ...]
@@ -61,7 +61,9 @@ class Compiler:
     def _run(self, arguments: Sequence[str], source: str = "") -> str:
         command = [*self.command, *arguments]
         try:
-            done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, input=source, capture_output=True, text=True, check=False
+            )
         except OSError as error:
             raise CompilerError(f"compile: expected to run {command[0]}, got {error}") from error
         if done.returncode:
@@ -75,8 +77,8 @@ class Compiler:
 def find_compiler() -> Compiler | None:
     """The C compiler of this machine; None if there is none.
 
-    It is ``CC``, or the first that works of cc, gcc, clang and the ``ziglang`` package. CompilerError if
-    ``CC`` is set and does not work.
+    It is ``CC``, or the first that works of cc, gcc, clang and the ``ziglang`` package.
+    CompilerError if ``CC`` is set and does not work.
     """
     return _find(config().cc)
 

@@ -2,8 +2,8 @@
 
     int64_t vtc_run(void *const *inputs, void *const *outputs, void *arena, const int64_t *dims);
 
-Every kernel is ``int kernel(void *const *pointers, const int64_t *sizes)``: 0, or 1 if an index is out of
-its range. There is no static state.
+Every kernel is ``int kernel(void *const *pointers, const int64_t *sizes)``: 0, or 1 if an index is
+out of its range. There is no static state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from vtc.ir.plan import Arena, Copy, Input, Launch, Output, Plan, Ref
 @final
 @dataclass(frozen=True, slots=True)
 class HostStep:
-    """A launch of ``symbol``; without one, a copy of ``sizes[0]`` bytes from ``args[0]`` to ``args[1]``."""
+    """A launch of ``symbol``; without one, a copy of ``sizes[0]`` bytes from ``args[0]`` to
+    ``args[1]``.
+    """
 
     symbol: str
     args: tuple[str, ...]

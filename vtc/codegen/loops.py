@@ -1,13 +1,15 @@
-"""Loops over a trace: split so that reads are linear, merged where memory is walked in order, and placed.
+"""Loops over a trace: split so that reads are linear, merged where memory is walked in order, and
+placed.
 
-A copy of ``permute(x, (0, 2, 1, 3))`` as ``f32[B, T, 768]`` reads ``x0[... i2//64 ... i2%64]``: its last
-loop is split in two. ``x + y`` over ``f32[B, 784]`` reads both at ``784*i0 + i1``: its loops are one.
+A copy of ``permute(x, (0, 2, 1, 3))`` as ``f32[B, T, 768]`` reads ``x0[... i2//64 ... i2%64]``: its
+last loop is split in two. ``x + y`` over ``f32[B, 784]`` reads both at ``784*i0 + i1``: its loops
+are one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 from vtc.codegen.sizes import Facts, c_text, divisors, linear
@@ -17,6 +19,11 @@ from vtc.ir.dims import Size, Sym, floordiv, substitute, symbols
 
 SHORTEST = 8
 """Iterations below which an inner loop is not worth making."""
+
+TILE = 16
+"""Iterations of each of two loops that walk memory in different orders, so that both stay in the
+cache.
+"""
 
 
 @final
@@ -72,7 +79,9 @@ class Body:
         return sum(8 ** len(symbols(c) & loops) for c in cells if linear(c, name) == 1)
 
     def place(self, order: Sequence[str], roots: Sequence[Let]) -> list[tuple[Statement, ...]]:
-        """The scalars that ``roots`` need, by the innermost name of ``order`` they depend on; first: none."""
+        """The scalars that ``roots`` need, by the innermost name of ``order`` they depend on;
+        first: none.
+        """
         depth: dict[str, int] = {name: k + 1 for k, name in enumerate(order)}
         wanted = {let.name for let in needed(self.lets, roots)}
         found: list[list[Statement]] = [[] for _ in range(len(order) + 1)]
@@ -89,6 +98,32 @@ class Body:
     def level(self, loop: Loop, lets: tuple[Statement, ...], pragma: str = "") -> Level:
         """``loop`` in C."""
         return Level(loop.name, c_text(loop.extent, self.facts), lets, pragma)
+
+    def nest(
+        self, loops: Sequence[Loop], roots: Sequence[Let]
+    ) -> tuple[tuple[Statement, ...], tuple[Level, ...]]:
+        """What comes before ``loops``, and the loops; iterations may run in any order."""
+        across = self._across(loops)
+        order = [v for v in loops if v is not across]
+        if across:
+            order.insert(-1, across)
+        before, *inside = self.place([v.name for v in order], roots)
+        levels = [self.level(v, lets) for v, lets in zip(order, inside, strict=True)]
+        if levels:
+            levels[-1] = replace(levels[-1], pragma=simd(raises(levels[-1].lets)))
+        if across:
+            tiled = levels[-2:]
+            levels[-2:] = [*map(_blocks, tiled), *map(_block, tiled)]
+        return before, tuple(levels)
+
+    def _across(self, loops: Sequence[Loop]) -> Loop | None:
+        """An outer loop along which memory is walked in order where the innermost one jumps."""
+        if len(loops) < 2:
+            return None
+        *outer, inner = loops
+        cells = [c for let in self._all() for c in let.cells]
+        jumps = [c for c in cells if linear(c, inner.name) not in (0, 1)]
+        return next((v for v in outer for c in jumps if linear(c, v.name) == 1), None)
 
     def _rewrite(self, change: Callable[[Size], Size]) -> None:
         self.lets = {name: let.rewrite(change) for name, let in self.lets.items()}
@@ -117,7 +152,7 @@ class Body:
         return min(exact, key=lambda d: (isinstance(d, Sym), len(str(d)), str(d)), default=None)
 
     def _merge(self, outer: Loop, inner: Loop) -> Loop | None:
-        """One loop that visits what two do, if every index expression can tell from it where it is."""
+        """One loop that visits what two do, if every index expression can be told from it."""
         one = Loop(outer.name + inner.name, outer.extent * inner.extent)
         flat = self.facts.loop(one.name, one.extent)
         both = {outer.name, inner.name}
@@ -133,6 +168,15 @@ class Body:
                 together[size] = self.facts.simplify(merged)
         self._rewrite(lambda s: together.get(s, s))
         return one
+
+
+def _blocks(level: Level) -> Level:
+    return Level(f"{level.var}t", level.extent, (), step=TILE)
+
+
+def _block(level: Level) -> Level:
+    start = f"{level.var}t"
+    return replace(level, start=start, extent=f"vtc_minimum({start} + {TILE}, {level.extent})")
 
 
 def simd(checks: bool, *clauses: str) -> str:

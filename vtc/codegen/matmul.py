@@ -1,8 +1,10 @@
-"""Batched matrix products: panels of both operands are packed, tiles of the result kept in registers.
+"""Batched matrix products: panels of both operands are packed, tiles of the result kept in
+registers.
 
-The loops are those of Goto and van de Geijn ("Anatomy of high-performance matrix multiplication", 2008).
-Packing computes elements, so producers of the operands (a transpose, a cast) are inlined there, and what
-follows the product is computed where a finished tile is stored. Narrow floats accumulate in f32.
+The loops are those of Goto and van de Geijn ("Anatomy of high-performance matrix multiplication",
+2008). Packing computes elements, so producers of the operands (a transpose, a cast) are inlined
+there, and what follows the product is computed where a finished tile is stored. Narrow floats
+accumulate in f32.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ ROWS = (12, 6)
 """Rows of a register tile with 32 vector registers, and with 16; a tile is two vectors wide."""
 
 BLOCK_ROWS, BLOCK_COLUMNS, PANEL_BYTES = 96, 192, 1024
-"""What is packed at a time, in elements and (along the common axis) in bytes: it stays in the L2 cache."""
+"""What is packed at a time, in elements and (along the common axis) in bytes: it stays in the L2
+cache.
+"""
 
 RESULT = "a0"
 
@@ -48,7 +52,7 @@ class Axis:
 @final
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """How an element of an operand is computed; ``along`` says which axis memory is walked along."""
+    """How an element of an operand is computed; ``along`` is the axis memory is walked along."""
 
     lets: tuple[Statement, ...]
     value: str
@@ -59,7 +63,9 @@ class Pack:
 @final
 @dataclass(frozen=True, slots=True)
 class MatmulSpec:
-    """What ``matmul.c.jinja`` may mention. ``rows`` and ``panels`` (of that many rows) are per kind of CPU."""
+    """What ``matmul.c.jinja`` may mention. ``rows`` and ``panels`` (of that many rows) are per kind
+    of CPU.
+    """
 
     template = "matmul"
     head: Head
@@ -82,7 +88,8 @@ class MatmulSpec:
 
 
 def matmul(region: Region, root: Node) -> MatmulSpec | ReductionSpec | PointwiseSpec:
-    """The spec of a region in which ``root``, a matrix product, is the one op that is not pointwise.
+    """The spec of a region in which ``root``, a matrix product, is the one op that is not
+    pointwise.
 
     With a vector for an operand there is nothing to reuse: that is a reduction.
     """
@@ -125,9 +132,13 @@ def _sum_of(elements: Elements, x: Node, pair: list[Value]) -> Meeting:
 
 
 def _axis(body: Body, at: Size, extent: Size, unused: str) -> Axis:
-    """The axis along which a product is read ``at``: a loop variable, or 0 where it has one element."""
+    """The axis along which a product is read ``at``: a loop variable, or 0 where it has one
+    element.
+    """
     if at != 0 and not (isinstance(at, Sym) and str(at) in body.facts.extents):
-        raise CodegenError(f"matmul: expected a result that is read in its own order, got index {at}")
+        raise CodegenError(
+            f"matmul: expected a result that is read in its own order, got index {at}"
+        )
     return Axis(unused if at == 0 else str(at), c_text(extent, body.facts))
 
 
@@ -143,7 +154,9 @@ def _write(
     own = {a.var for a in axes}
     outer = [v for v in body.loops(index) if v.name not in own]
     names = [v.name for v in outer]
-    before, *shared = body.place([*names, m.var, n.var, k.var, RESULT], body.roots)[: len(names) + 1]
+    before, *shared = body.place([*names, m.var, n.var, k.var, RESULT], body.roots)[
+        : len(names) + 1
+    ]
     left, right = _pack(body, names, (m, k), 0), _pack(body, names, (n, k), 1)
     after = _within(body, [*names, m.var, n.var, RESULT], body.roots[2:], len(names))
     rows, panels = zip(*(_tiles(sizes[0], most) for most in ROWS), strict=True)
@@ -152,7 +165,9 @@ def _write(
     ctype = _ctype(dtype)
     found = f"({REGISTER[dtype.name]})tile[i * NC + j]"
     return MatmulSpec(
-        head=head(elements, elements.region.output_shape(), before, *shared, left.lets, right.lets, after),
+        head=head(
+            elements, elements.region.output_shape(), before, *shared, left.lets, right.lets, after
+        ),
         before=before,
         outer=tuple(body.level(v, s) for v, s in zip(outer, shared, strict=True)),
         ctype=ctype,
@@ -193,7 +208,9 @@ def _tiles(rows: Size, most: int) -> tuple[int, int]:
 
 
 def _ctype(dtype: DType) -> str:
-    """The type products are added in; integers wrap, so unsigned, and a narrow one is cut at the end."""
+    """The type products are added in; integers wrap, so unsigned, and a narrow one is cut at the
+    end.
+    """
     if dtype.kind == "float":
         return REGISTER[dtype.name]
     return WRAPPING.get(dtype.name, "uint32_t")

@@ -1,8 +1,9 @@
-"""Reductions: the elements of an inlined producer meet in accumulators; what follows reads the result.
+"""Reductions: the elements of an inlined producer meet in accumulators; what follows reads the
+result.
 
-Where memory is walked in order along a reduced axis, its loop is innermost and vectorises. Where it is
-walked along a kept axis, a block of that axis is a row of accumulators, side by side: the lanes, whose loop
-is innermost. What reads the result is computed at once, inside the loops over kept axes.
+Where memory is walked in order along a reduced axis, its loop is innermost and vectorises. Where it
+is walked along a kept axis, a block of that axis is a row of accumulators, side by side: the lanes,
+whose loop is innermost. What reads the result is computed at once, inside the loops over kept axes.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class Lanes:
 class ReductionSpec:
     """What ``reduction.c.jinja`` may mention.
 
-    ``outer`` loops over kept axes; inside, ``around`` and then ``inner`` over reduced axes (no ``inner``:
-    one element), with ``lets`` and ``updates`` innermost; then ``result``, ``after`` and ``stores``. With
-    ``lanes``, states are arrays, and what is innermost runs for each lane.
+    ``outer`` loops over kept axes; inside, ``around`` and then ``inner`` over reduced axes (no
+    ``inner``: one element), with ``lets`` and ``updates`` innermost; then ``result``, ``after`` and
+    ``stores``. With ``lanes``, states are arrays, and what is innermost runs for each lane.
     """
 
     template = "reduction"
@@ -124,7 +125,9 @@ def _meet(elements: Elements, root: Node, at: Index) -> tuple[Meeting, Index]:
 @final
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """Which loops are where: ``lane`` is the kept one of the lanes, ``reduced`` has the innermost last."""
+    """Which loops are where: ``lane`` is the kept one of the lanes, ``reduced`` has the innermost
+    last.
+    """
 
     outer: tuple[Loop, ...]
     lane: Loop | None

@@ -1,7 +1,7 @@
 """A region as code generation sees it: positional names, and elements of nodes at an index.
 
-Symbols become ``n0, n1`` in order of appearance, params ``x0, x1``, outputs ``y0, y1``: equal computations
-give equal kernels whatever they are called in the program.
+Symbols become ``n0, n1`` in order of appearance, params ``x0, x1``, outputs ``y0, y1``: equal
+computations give equal kernels whatever they are called in the program.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from vtc.ir.scalar import Index, Operand, Scalar
 from vtc.ir.types import TensorType
 
 LONG = 40
-"""Nodes in a region above which elements are traced in order first, so that nothing recurses deeply."""
+"""Nodes in a region above which elements are traced in order first, so that nothing recurses
+deeply.
+"""
 
 
 @final
@@ -58,7 +60,9 @@ class Region:
     def op(self, node: Node) -> Op:
         """The op of ``node``, which is not a parameter."""
         if node.op is None:
-            raise CodegenError(f"{node.name}: expected a node of region {self.graph.name}, got a param")
+            raise CodegenError(
+                f"{node.name}: expected a node of region {self.graph.name}, got a param"
+            )
         return node.op.substitute(dict(self.names))
 
     def output_shape(self) -> tuple[Size, ...]:
@@ -76,7 +80,8 @@ class Region:
 class Elements:
     """Traces elements of the nodes of a region.
 
-    ``fixed`` gives the element of a node that is not computed by inlining: a reduction's accumulator.
+    ``fixed`` gives the element of a node that is not computed by inlining: a reduction's
+    accumulator.
     """
 
     region: Region
@@ -94,9 +99,7 @@ class Elements:
     def loops(self, prefix: str, shape: Sequence[Size]) -> tuple[Size, ...]:
         """An index made of loop variables; 0 along axes of size 1."""
         facts = self.trace.facts
-        return tuple(
-            0 if n == 1 else facts.loop(f"{prefix}{k}", n) for k, n in enumerate(shape)
-        )
+        return tuple(0 if n == 1 else facts.loop(f"{prefix}{k}", n) for k, n in enumerate(shape))
 
     def at(self, node: Node, index: Index, mask: Scalar | None = None, other: float = 0) -> Value:
         """The element of ``node`` at ``index``."""
@@ -125,7 +128,9 @@ class Elements:
                 self.at(node, index)
 
     def around(self, root: Node, result: Value, index: Index) -> tuple[Index, list[Let]]:
-        """The stores of all outputs at ``index``, given ``result`` for ``root``, and where they read it."""
+        """The stores of all outputs at ``index``, given ``result`` for ``root``, and where they
+        read it.
+        """
         found: dict[Index, None] = {}
 
         def read(at: Index) -> Value:

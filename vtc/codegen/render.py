@@ -1,4 +1,6 @@
-"""Specs to source: the only place that knows Jinja. Templates print; what to print is decided before."""
+"""Specs to source: the only place that knows Jinja. Templates print; what to print is decided
+before.
+"""
 
 from __future__ import annotations
 

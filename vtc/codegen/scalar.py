@@ -1,7 +1,7 @@
 """The scalar primitives in C: the only file that spells them.
 
-Narrow floats are f32 in registers. Arithmetic on integers wraps, as NumPy's does, so it is done unsigned;
-division and remainder floor. ``vtc_*`` functions are in ``templates/prelude.c.jinja``.
+Narrow floats are f32 in registers. Arithmetic on integers wraps, as NumPy's does, so it is done
+unsigned; division and remainder floor. ``vtc_*`` functions are in ``templates/prelude.c.jinja``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ STORAGE = {**REGISTER, "bool": "uint8_t", "f16": "vtc_f16", "bf16": "vtc_bf16"} 
     "f8e5m2": "vtc_f8e5m2",
 }
 WRAPPING = {"i32": "uint32_t", "i64": "uint64_t"}
-"""Types whose arithmetic is done unsigned; narrower ones are widened to int by C and cannot overflow."""
+"""Types whose arithmetic is done unsigned; narrower ones are widened to int by C and cannot
+overflow.
+"""
 
 _SYMBOL = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and_": "&", "or_": "|", "xor": "^"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -44,15 +46,17 @@ _OWN_F32 = {"exp", "log", "tanh", "erf"}
 @final
 @dataclass
 class CScalars(Scalars):
-    """Records scalars in ``trace``. While ``mask`` is false, nothing is read and no index is wrong."""
+    """Records scalars in ``trace``. Where ``mask`` is false, nothing is read or checked."""
 
     trace: Trace
     mask: Value | None = None
 
     def const(self, value: complex, dtype: DType) -> Value:
+        """A literal, rounded to ``dtype``."""
         return Value(_register(dtype), literal(value, dtype), _integer(value, dtype))
 
     def cast(self, x: Scalar, dtype: DType) -> Value:
+        """C conversion; through a narrow float and back, where ``dtype`` is one."""
         x, kept = _value(x), _register(dtype)
         if dtype is bool_:
             return x if x.dtype is bool_ else self._let(bool_, x, " != 0")
@@ -61,6 +65,7 @@ class CScalars(Scalars):
         return self._plain(x, dtype)
 
     def unary(self, fn: str, x: Scalar) -> Value:
+        """A builtin, a function of the prelude, or one of libm."""
         x = _value(x)
         dtype = x.dtype
         if dtype.kind != "float":
@@ -75,6 +80,7 @@ class CScalars(Scalars):
         return self._let(dtype, self._function(fn, dtype), "(", x, ")")
 
     def binary(self, fn: str, x: Scalar, y: Scalar) -> Value:
+        """An operator, a comparison and a choice, or a function of the prelude."""
         x, y = _value(x), _value(y)
         dtype = x.dtype
         if fn in ("min", "max"):
@@ -91,10 +97,17 @@ class CScalars(Scalars):
             size = {"add": x.size + y.size, "sub": x.size - y.size, "mul": x.size * y.size}[fn]
             return self.from_index(size, i64)
         unsigned = WRAPPING.get(dtype.name, "int")
-        whole = (f"({REGISTER[dtype.name]})(({unsigned})", x, f" {_SYMBOL[fn]} ({unsigned})", y, ")")
+        whole = (
+            f"({REGISTER[dtype.name]})(({unsigned})",
+            x,
+            f" {_SYMBOL[fn]} ({unsigned})",
+            y,
+            ")",
+        )
         return self._let(dtype, *whole)
 
     def compare(self, fn: str, x: Scalar, y: Scalar) -> Value:
+        """A comparison; a literal where index expressions decide it."""
         x, y = _value(x), _value(y)
         if x.size is not None and y.size is not None:
             known = self._decide(fn, x.size, y.size)
@@ -103,12 +116,14 @@ class CScalars(Scalars):
         return self._let(bool_, x, f" {_COMPARE[fn]} ", y)
 
     def select(self, condition: Scalar, x: Scalar, y: Scalar) -> Value:
+        """``condition ? x : y``."""
         condition, x, y = _value(condition), _value(x), _value(y)
         if condition.text in ("0", "1"):
             return x if condition.text == "1" else y
         return x if x == y else self._let(x.dtype, condition, " ? ", x, " : ", y)
 
     def to_index(self, x: Scalar, size: Size) -> Size:
+        """A checked index; ``x`` itself where it is known to be inside."""
         x, facts = _value(x), self.trace.facts
         if x.size is not None and facts.inside(x.size, size):
             return x.size
@@ -122,12 +137,14 @@ class CScalars(Scalars):
         return self._index(name, size)
 
     def clamp_index(self, x: Scalar, upper: Size) -> Size:
+        """An index by two comparisons."""
         x = _value(x)
         inner = ("vtc_minimum(", self._plain(x, i64), ", ", upper, ")")
         name = self.trace.let("int64_t", "vtc_maximum(", *inner, ", 0)", prefix="j")
         return self._index(name, upper + 1)
 
     def from_index(self, index: Size, dtype: DType) -> Value:
+        """The expression itself as i64, else converted."""
         index = self.trace.facts.simplify(index)
         if isinstance(index, int):
             return self.const(index, dtype)
@@ -138,6 +155,7 @@ class CScalars(Scalars):
         return self.cast(self._let(kept, f"({REGISTER[kept.name]})", index, size=size), dtype)
 
     def philox(self, seed: Scalar, counter: Scalar, word: Size) -> Value:
+        """A call of the prelude's generator."""
         self.trace.needs.add("random")
         return self._let(i64, "vtc_philox(", _value(seed), ", ", _value(counter), ", ", word, ")")
 
@@ -201,7 +219,9 @@ class CScalars(Scalars):
         if fn == "isnan":
             return self.const(False, bool_)
         if fn == "not_":
-            return self._let(dtype, "!", x) if dtype is bool_ else self._let(dtype, f"({ctype})~", x)
+            return (
+                self._let(dtype, "!", x) if dtype is bool_ else self._let(dtype, f"({ctype})~", x)
+            )
         negative = (f"({ctype})-({WRAPPING.get(dtype.name, 'int')})", x)
         if fn == "neg" and dtype.kind == "int":
             return self._let(dtype, *negative)

@@ -1,16 +1,16 @@
-"""Scattering ops: copy the first input, then write or add elements at computed places, one after the other.
+"""Scattering ops: copy the first input, then write or add elements at computed places, one after
+the other.
 
-The order is row-major, so the last of several writes to one place stays. Narrow floats are added up in f32
-and rounded once, in memory of the kernel's own.
+The order is row-major, so the last of several writes to one place stays. Narrow floats are added up
+in f32 and rounded once, in memory of the kernel's own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 from vtc.codegen.loops import Body
-from vtc.codegen.pointwise import nest
 from vtc.codegen.region import Elements, Region
 from vtc.codegen.scalar import REGISTER, WRAPPING
 from vtc.codegen.sizes import c_text
@@ -37,8 +37,8 @@ class Nest:
 class ScatterSpec:
     """What ``scatter.c.jinja`` may mention.
 
-    ``unless`` is the input that needs no copy where it is the output; ``wide`` says that sums are kept in
-    ``sums``, of ``count`` elements, until ``finish``.
+    ``unless`` is the input that needs no copy where it is the output; ``wide`` says that sums are
+    kept in ``sums``, of ``count`` elements, until ``finish``.
     """
 
     template = "scatter"
@@ -52,7 +52,7 @@ class ScatterSpec:
 
 
 def scatter(region: Region, root: Node) -> ScatterSpec:
-    """The spec of a region in which ``root``, a scattering op, is the one op that is not pointwise."""
+    """The spec of a region about ``root``, a scattering op, which is its output."""
     elements, op, dtype = Elements(region), region.op(root), root.tensor.dtype
     if not isinstance(op, Scattering) or region.graph.outputs != (root,):
         got = f"got outputs {', '.join(o.name for o in region.graph.outputs)}"
@@ -83,7 +83,7 @@ def _copy(elements: Elements, root: Node, buffer: str, *, wide: bool) -> Nest:
     x = elements.at(root.inputs[0], index)
     stored = (x,) if wide else elements.scalars.stored(x, dtype)
     body = Body(elements.trace, [Let("", "", (cell, " = ", *stored))])
-    before, levels = nest(body, body.arrange(body.loops(index)), body.roots)
+    before, levels = body.nest(body.arrange(body.loops(index)), body.roots)
     return Nest(before, levels, body.text(0))
 
 
@@ -105,5 +105,7 @@ def _write(elements: Elements, op: Scattering, root: Node, buffer: str) -> Nest:
             unsigned = WRAPPING.get(dtype.name, "int")
             parts = (f"({REGISTER[dtype.name]})(({unsigned})", cell, f" + ({unsigned})", value, ")")
     body = Body(elements.trace, [Let("", "", (cell, " = ", *parts))])
-    before, levels = nest(body, body.merge(body.loops(index)), body.roots)
-    return Nest(before, tuple(replace(v, pragma="") for v in levels), body.text(0))
+    loops = body.merge(body.loops(index))
+    before, *inside = body.place([v.name for v in loops], body.roots)
+    levels = (body.level(v, lets) for v, lets in zip(loops, inside, strict=True))
+    return Nest(before, tuple(levels), body.text(0))

@@ -1,7 +1,7 @@
 """What is known of index expressions: simplifying, comparing and printing them in C.
 
-Views compose by substitution, so reading through a reshape gives ``(f//12)*12 + (f//4)%3*4 + f%4``; knowing
-that ``0 <= f`` this is ``f``, and a loop over it is a plain loop over memory.
+Views compose by substitution, so reading through a reshape gives ``(f//12)*12 + (f//4)%3*4 + f%4``;
+knowing that ``0 <= f`` this is ``f``, and a loop over it is a plain loop over memory.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ class Facts:
         return mod(a, b)
 
     def _common(self, a: Size, b: Size) -> tuple[Size, int, Size] | None:
-        """``(q, d, r)`` with ``a == q*g + r``, ``b == d*g`` and ``0 <= r < g``, for the largest such g > 1."""
+        """``(q, d, r)`` with ``a == q*g + r``, ``b == d*g`` and ``0 <= r < g``, for the largest
+        such g > 1.
+        """
         if not isinstance(b, int) or isinstance(a, int) or b < 1:
             return None
         for g in sorted({gcd(c, b) for _, c in a.terms} - {1}, reverse=True):
@@ -150,7 +152,7 @@ class Facts:
 
 
 def linear(size: Size, name: str) -> Size | None:
-    """The factor of ``name`` in ``size``; None where it occurs otherwise than as ``factor*name``."""
+    """The factor of ``name`` in ``size``; None where it is not linear in it."""
     total: Size = 0
     if isinstance(size, int):
         return total

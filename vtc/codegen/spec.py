@@ -28,8 +28,8 @@ class Argument:
 class Head:
     """The signature of a kernel and what its body relies on.
 
-    ``needs`` are the parts of the prelude; ``guards`` are conditions under which an index must be wrong;
-    ``checks`` says that indices are checked into ``err``.
+    ``needs`` are the parts of the prelude; ``guards`` are conditions under which an index must be
+    wrong; ``checks`` says that indices are checked into ``err``.
     """
 
     args: tuple[Argument, ...]
@@ -42,12 +42,16 @@ class Head:
 @final
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A loop, the scalars computed first thing in its body, and the pragma before it (or "")."""
+    """A loop from ``start`` to ``extent``, the scalars computed first thing in its body, and the
+    pragma before it (or "").
+    """
 
     var: str
     extent: str
     lets: tuple[Statement, ...]
     pragma: str = ""
+    start: str = "0"
+    step: int = 1
 
 
 def head(elements: Elements, shape: Sequence[Size], *statements: Iterable[Statement]) -> Head:

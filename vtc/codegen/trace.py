@@ -7,8 +7,8 @@ A trace of ``tanh(x[i0, i1] + y[i1])`` over ``f32[B, 4]``::
     t2 = t0 + t1
     t3 = vtc_tanhf(t2)
 
-Index expressions stay :data:`~vtc.ir.dims.Size` until a kernel is printed, so loops can still be split,
-merged and reordered. Equal scalars are computed once.
+Index expressions stay :data:`~vtc.ir.dims.Size` until a kernel is printed, so loops can still be
+split, merged and reordered. Equal scalars are computed once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from vtc.ir.types import DType
 @final
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A scalar: a name or a literal. ``size`` is what it is as an index expression, where that is known."""
+    """A scalar: a name or a literal. ``size`` is what it is as an index expression, where that is
+    known.
+    """
 
     dtype: DType
     text: str
@@ -90,7 +92,7 @@ class Statement:
 @final
 @dataclass
 class Trace:
-    """Collects scalars. ``bound`` are the names that are not its own: loop variables, accumulators."""
+    """Collects scalars; ``needs`` and ``guards`` are those of :class:`~vtc.codegen.spec.Head`."""
 
     facts: Facts
     lets: dict[str, Let] = field(default_factory=dict)

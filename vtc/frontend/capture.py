@@ -114,7 +114,8 @@ class Capture:
         node = self.builder.apply(op, *inputs, hint=hint, loc=user_loc())
         if any([i in self.hot for i in inputs]) and not isinstance(op, StopGradient):
             self.hot.add(node)
-        if (at := site()) is not None:
+        first = not isinstance(op, Item) or op.index == 0  # of several results the first is named
+        if first and (at := site()) is not None:
             self.sites[node] = at
         return node
 
@@ -339,7 +340,8 @@ class Capture:
                     f"a leaf tensor that requires grad was written in place: "
                     f"{cell.node.type}; write under vtc.no_grad()",
                 )
-            node = self.apply(StopGradient(), node)
+            hint = "" if cell.initial is None else f"{cell.initial.name}_new"
+            node = self.apply(StopGradient(), node, hint=hint)
             self.mark_leaf(node, leaf)
         else:
             cell.requires = cell.requires or requires

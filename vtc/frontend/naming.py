@@ -30,13 +30,14 @@ STORES = frozenset({"STORE_FAST", "STORE_NAME", "STORE_DEREF", "STORE_GLOBAL"})
 def stored_names(code: CodeType) -> dict[int, str]:
     """The variable stored right after the instruction at each offset, its caches included."""
     found: dict[int, str] = {}
-    previous = 0
+    previous: dis.Instruction | None = None
     for i in dis.get_instructions(code):
         name = str(i.argval)  # not an identifier where a tool made it, as pytest does
-        if i.opname in STORES and name.isidentifier():
-            for offset in range(previous, i.offset):  # inline caches follow the call
+        stored = i.opname in STORES and name.isidentifier()
+        if stored and previous is not None and not previous.opname.startswith("UNPACK"):
+            for offset in range(previous.offset, i.offset):  # inline caches follow the call
                 found[offset] = name
-        previous = i.offset
+        previous = i
     return found
 
 

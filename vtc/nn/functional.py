@@ -1,4 +1,4 @@
-"""``vtc.nn.functional``: the functions PyTorch users know by ``F.name``; they live in ``frontend/functions``."""
+"""What PyTorch users know as ``F.name``; the functions live in ``vtc/frontend/functions``."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ from vtc.ir.ops.reduce import ArgReduction, Reduction
 from vtc.ir.ops.view import IndexMap, Reshape
 from vtc.ir.types import TupleType, Type
 from vtc.passes.cost import tensors
+from vtc.passes.dce import trimmed
 from vtc.passes.pipeline import Context
 
 INDEX_FUNCTIONS = (IndexMap, Full, Iota, Pad)
@@ -66,7 +67,7 @@ class Regions:
 def fuse(program: Program, context: Context) -> Program:
     """See the module."""
     del context
-    entry = program.entry
+    entry = trimmed(program.entry)
     writer = _Writer(entry, regions(entry).home, {g.name for g in program.graphs})
     for p in kept_params(program):
         writer.copy(p)
@@ -77,14 +78,13 @@ def fuse(program: Program, context: Context) -> Program:
 
 def regions(graph: Graph) -> Regions:
     """Which nodes go together, and why; ``explain`` prints the decisions."""
+    graph = trimmed(graph)
     readers = users(graph)
     kept = set(graph.outputs)
     home: dict[Node, Node] = {}
     count: dict[Node, int] = {}
     decisions: list[Decision] = []
     for node in reversed(graph.nodes):
-        if not readers[node] and node not in kept:
-            continue
         if isinstance(node.op, INDEX_FUNCTIONS):
             rule, why = "inline", _why_whole(node, readers[node], node in kept)
             if why:

@@ -1,7 +1,7 @@
-"""Activations, softmax, and what is like them: functions of a float tensor, computed in float32 at least.
+"""Activations, softmax, and what is like them: functions of a float tensor.
 
-    gelu(x, approximate="tanh")
-    softmax(x, dim=-1)
+gelu(x, approximate="tanh")
+softmax(x, dim=-1)
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def silu(input: Tensor) -> Tensor:
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    """``input`` times the normal cumulative distribution at it; ``approximate`` is "none" or "tanh"."""
+    """``input`` times the normal distribution's CDF at it; ``approximate`` is "none" or "tanh"."""
     if approximate not in ("none", "tanh"):
         message = f"gelu: expected approximate='none' or 'tanh', got {approximate!r}"
         raise located(ArgumentError, message)
@@ -66,7 +66,7 @@ def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    """``log(1 + exp(beta * input)) / beta``; ``input`` itself where ``beta * input > threshold``."""
+    """``log(1 + exp(beta * input)) / beta``; ``input`` where ``beta * input > threshold``."""
     x = elementwise.mul(input, beta)
     small = elementwise.exp(elementwise.neg(elementwise.abs(x)))
     smooth = elementwise.add(elementwise.maximum(x, 0), elementwise.log(elementwise.add(small, 1)))

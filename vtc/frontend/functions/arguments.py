@@ -1,13 +1,13 @@
 """Reading what users pass: numbers, dims, sizes. Everything here raises with the user's line.
 
-    axis("sum", -1, x.ndim)            # 1 for a matrix
-    shape("zeros", ((2, 3),))          # (2, 3): sizes may come one by one or as one sequence
+axis("sum", -1, x.ndim)            # 1 for a matrix
+shape("zeros", ((2, 3),))          # (2, 3): sizes may come one by one or as one sequence
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from vtc.ir.dims import Size
 from vtc.runtime.device import Device
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
     from vtc.frontend.tensor import Tensor
 
 Number: TypeAlias = complex
@@ -27,15 +29,9 @@ Dims: TypeAlias = int | Sequence[int]
 Where: TypeAlias = Device | str | None
 
 
-class TensorLike:
-    """What ``vtc.Tensor`` is to the functions here, which cannot import it: it imports them."""
-
-    __slots__ = ()
-
-
-def is_tensor(value: object) -> TypeGuard[Tensor]:
-    """Whether ``value`` is a ``vtc.Tensor``."""
-    return isinstance(value, TensorLike)
+def is_tensor(value: object) -> TypeIs[Tensor]:
+    """Whether ``value`` is a ``vtc.Tensor``, which imports the functions and so is not imported."""
+    return hasattr(value, "_storage")
 
 
 def is_number(value: object) -> bool:
@@ -51,7 +47,7 @@ def expect_tensor(name: str, argument: str, value: object) -> None:
 
 
 def axis(name: str, dim: int, rank: int) -> int:
-    """``dim`` counted from the front. IndexRangeError outside ``[-rank, rank)``; a 0-d tensor has dim 0."""
+    """``dim`` counted from the front. IndexRangeError if not there; a 0-d tensor has dim 0."""
     if isinstance(dim, bool) or not hasattr(dim, "__index__"):
         raise located(ArgumentError, f"{name}: expected dim to be an int, got {dim!r}")
     d, n = int(dim), max(rank, 1)
@@ -111,7 +107,9 @@ def pair(name: str, argument: str, value: Dims) -> tuple[int, int]:
     if len(found) == 1:
         found = (found[0], found[0])
     if len(found) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in found):
-        raise located(ArgumentError, f"{name}: expected {argument} to be one or two ints, got {value!r}")
+        raise located(
+            ArgumentError, f"{name}: expected {argument} to be one or two ints, got {value!r}"
+        )
     return found[0], found[1]
 
 

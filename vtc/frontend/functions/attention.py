@@ -1,7 +1,7 @@
 """Attention, and rotary position embeddings.
 
-    scaled_dot_product_attention(q, k, v, is_causal=True)      # [.., T, D], [.., S, D], [.., S, E]
-    rotary_embedding(q, cos, sin)                              # cos and sin: [T, D / 2]
+scaled_dot_product_attention(q, k, v, is_causal=True)      # [.., T, D], [.., S, D], [.., S, E]
+rotary_embedding(q, cos, sin)                              # cos and sin: [T, D / 2]
 """
 
 from __future__ import annotations
@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING
 
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
-from vtc.frontend.functions import activation, comparison, contract, creation, elementwise, random
-from vtc.frontend.functions import rearrange, view
+from vtc.frontend.functions import (
+    activation,
+    comparison,
+    contract,
+    creation,
+    elementwise,
+    random,
+    rearrange,
+    view,
+)
 from vtc.frontend.functions.arguments import expect_tensor
 from vtc.frontend.functions.promotion import common_shape, expand_to
 from vtc.frontend.source import located
@@ -37,14 +45,16 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """``softmax(query @ key.T * scale + mask) @ value``; ``scale`` None is ``1 / sqrt(D)``.
 
-    ``attn_mask`` broadcasts to ``[.., T, S]``: bool says where to attend, floats are added. ``is_causal``
-    lets row t attend to columns up to t. With ``enable_gqa`` the heads (dim -3) of key and value repeat.
-    A row that attends to nothing gives 0.
+    ``attn_mask`` broadcasts to ``[.., T, S]``: bool says where to attend, floats are added.
+    ``is_causal`` lets row t attend to columns up to t. With ``enable_gqa`` the heads (dim -3) of
+    key and value repeat. A row that attends to nothing gives 0.
     """
     for name, x in (("query", query), ("key", key), ("value", value)):
         expect_tensor(NAME, name, x)
         if x.type.rank < 2:
-            raise located(TypeCheckError, f"{NAME}: expected 2 dims or more in {name}, got {x.type}")
+            raise located(
+                TypeCheckError, f"{NAME}: expected 2 dims or more in {name}, got {x.type}"
+            )
     if is_causal and attn_mask is not None:
         raise located(ArgumentError, f"{NAME}: expected attn_mask or is_causal, got both")
     if enable_gqa:
@@ -66,7 +76,9 @@ def _repeat_heads(query: Tensor, x: Tensor) -> Tensor:
     many, few = int(query.shape[-3]), int(x.shape[-3])
     if few == 0 or many % few:
         got = f"got {query.type} and {x.type}"
-        raise located(TypeCheckError, f"{NAME}: expected query heads to be a multiple of key heads, {got}")
+        raise located(
+            TypeCheckError, f"{NAME}: expected query heads to be a multiple of key heads, {got}"
+        )
     return x if many == few else rearrange.repeat_interleave(x, many // few, -3)
 
 
@@ -102,7 +114,7 @@ def _with_dropout(
 
 
 def rotary_embedding(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn pairs of ``x [.., T, D]``, first half with second, by angles of ``cos`` and ``sin [T, D / 2]``."""
+    """``x [.., T, D]``, each pair of its halves turned by the angle of ``cos, sin [T, D / 2]``."""
     for name, t in (("x", x), ("cos", cos), ("sin", sin)):
         expect_tensor("rotary_embedding", name, t)
     return dispatch.apply(Rotary(), x, cos, sin)

@@ -1,7 +1,7 @@
 """Comparisons, logic, and choosing between values.
 
-    where(x > 0, x, 0)       # the way to branch on data inside a compiled function
-    masked_fill(x, mask, -inf)
+where(x > 0, x, 0)       # the way to branch on data inside a compiled function
+masked_fill(x, mask, -inf)
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from vtc.frontend import dispatch
 from vtc.frontend.functions.arguments import Value, expect_tensor, is_tensor
 from vtc.frontend.functions.elementwise import abs, add, mul, sub
 from vtc.frontend.functions.promotion import (
-    common_shape,
     cast,
+    common_shape,
     expand_to,
     fit,
     number,
@@ -179,7 +179,7 @@ def _bitwise(op: Elementwise, name: str, *values: Value) -> Tensor:
 
 
 def where(condition: Tensor, input: Value | None = None, other: Value | None = None) -> Any:
-    """``input`` where ``condition`` (bool) is true, else ``other``; with a condition only, its indices."""
+    """``input`` where ``condition`` (bool) is true, else ``other``; without both, its indices."""
     expect_tensor("where", "condition", condition)
     if condition.type.dtype is not bool_:
         raise located(TypeCheckError, f"where: expected a bool condition, got {condition.type}")

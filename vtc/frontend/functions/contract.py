@@ -1,7 +1,7 @@
 """Matrix products. Operands have one dtype (or autocast gives them one): products do not promote.
 
-    matmul(x, y)             # also x @ y: vectors, matrices, and batches that broadcast
-    linear(x, weight, bias)  # x @ weight.T + bias
+matmul(x, y)             # also x @ y: vectors, matrices, and batches that broadcast
+linear(x, weight, bias)  # x @ weight.T + bias
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vtc.frontend import dispatch
 from vtc.frontend.functions import view
 from vtc.frontend.functions.arguments import Value, expect_tensor
 from vtc.frontend.functions.elementwise import add, mul, scaled
-from vtc.frontend.functions.promotion import common_shape, cast, expand_to
+from vtc.frontend.functions.promotion import cast, common_shape, expand_to
 from vtc.frontend.functions.reduce import sum
 from vtc.frontend.source import located
 from vtc.ir.dims import product

@@ -1,7 +1,7 @@
 """Convolution and pooling of ``[N, C, H, W]``, or ``[C, H, W]`` for one image.
 
-    conv2d(x, weight, bias, stride=2, padding="same")
-    max_pool2d(x, 2)
+conv2d(x, weight, bias, stride=2, padding="same")
+max_pool2d(x, 2)
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def avg_pool2d(
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: Dims) -> Tensor:
-    """Means over windows such that ``output_size`` of them are left, which has to divide the size."""
+    """Means over ``output_size`` equal windows, which has to divide the size."""
     rows, columns = pair("adaptive_avg_pool2d", "output_size", output_size)
     if (rows, columns) == (1, 1):
         return reduce.mean(input, (-2, -1), keepdim=True)
@@ -138,7 +138,9 @@ def _pool(
     around = pair(name, "padding", padding)
     if min(*kernel, *steps) < 1 or min(around) < 0:
         got = f"got {kernel}, {steps} and {around}"
-        raise located(ArgumentError, f"{name}: expected kernel and stride >= 1 and padding >= 0, {got}")
+        raise located(
+            ArgumentError, f"{name}: expected kernel and stride >= 1 and padding >= 0, {got}"
+        )
     return kernel, steps, around
 
 
@@ -151,6 +153,8 @@ def _pooled(name: str, op: Op, input: Tensor) -> Tensor:
 def _batched(name: str, input: Tensor) -> tuple[Tensor, bool]:
     expect_tensor(name, "input", input)
     if input.type.rank not in (3, 4):
-        raise located(TypeCheckError, f"{name}: expected [N, C, H, W] or [C, H, W], got {input.type}")
+        raise located(
+            TypeCheckError, f"{name}: expected [N, C, H, W] or [C, H, W], got {input.type}"
+        )
     single = input.type.rank == 3
     return (view.unsqueeze(input, 0), True) if single else (input, False)

@@ -1,13 +1,12 @@
 """Making tensors. Python floats make the default dtype, ints int64, bools bool; arrays keep theirs.
 
-    tensor([[1.0, 2.0]])                 # copies
-    from_numpy(array)                    # shares memory
-    zeros(2, 3, dtype=vtc.float16, device="cuda")
+tensor([[1.0, 2.0]])                 # copies
+from_numpy(array)                    # shares memory
+zeros(2, 3, dtype=vtc.float16, device="cuda")
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +63,9 @@ def _array(data: Any, dtype: DType | None) -> Array:
     try:
         array = np.array(_plain(data))
     except (ValueError, OverflowError) as e:
-        raise located(ArgumentError, f"tensor: expected numbers in rows of equal length: {e}") from None
+        raise located(
+            ArgumentError, f"tensor: expected numbers in rows of equal length: {e}"
+        ) from None
     if array.dtype.kind not in "biufcV" or array.dtype.hasobject:
         got = f"got {type(data).__name__} of {array.dtype}"
         raise located(ArgumentError, f"tensor: expected numbers or nested sequences of them, {got}")
@@ -195,7 +196,7 @@ def empty_like(
     device: Where = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """A tensor to be written, in the shape and dtype of ``input``; its elements are 0 until then."""
+    """A tensor to be written, in the shape and dtype of ``input``; 0 until then."""
     return full_like(input, 0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
@@ -206,9 +207,7 @@ def new_zeros(
     return zeros(*size, dtype=dtype or input.type.dtype, device=device or input.device)
 
 
-def new_ones(
-    input: Tensor, *size: Any, dtype: DType | None = None, device: Where = None
-) -> Tensor:
+def new_ones(input: Tensor, *size: Any, dtype: DType | None = None, device: Where = None) -> Tensor:
     """1 everywhere, in the dtype of ``input``."""
     return ones(*size, dtype=dtype or input.type.dtype, device=device or input.device)
 
@@ -282,8 +281,9 @@ def _count(first: Any, last: Any, step: Any) -> Size:
     if step == 0:
         raise located(ArgumentError, "arange: expected a step other than 0")
     if any(isinstance(v, Sym) for v in (first, last, step)):
-        return floordiv(last - first + step - 1, step)
-    count = math.ceil((last - first) / step)
+        size: Size = floordiv(last - first + step - 1, step)
+        return size
+    count = -int((first - last) // step)
     if count < 0:
         message = f"arange: expected end to lie beyond start, got {first} to {last} by {step}"
         raise located(ArgumentError, message)

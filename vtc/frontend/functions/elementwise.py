@@ -1,8 +1,8 @@
 """Arithmetic and functions of one number: operands promote and broadcast as in PyTorch.
 
-    add(x, y)                # also x + y
-    add(x, 1)                # a number does not promote a float tensor
-    div(i, j)                # true division: integers become the default dtype
+add(x, y)                # also x + y
+add(x, 1)                # a number does not promote a float tensor
+div(i, j)                # true division: integers become the default dtype
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def mul(input: Value, other: Value) -> Tensor:
 
 
 def div(input: Value, other: Value, *, rounding_mode: str | None = None) -> Tensor:
-    """``input / other``; ``rounding_mode`` "floor" rounds down, "trunc" towards zero and keeps integers."""
+    """``input / other``; ``rounding_mode`` "floor" or "trunc" rounds, and keeps integers."""
     match rounding_mode:
         case None:
             return pointwise(Div(), input, other)
@@ -93,7 +93,7 @@ def _divide_trunc(input: Value, other: Value) -> Tensor:
     if dtype.kind != "int":
         return trunc(div(input, other))
     x, y = meet("div", dtype, input, other)
-    return sign(x) * sign(y) * floor_divide(abs(x), abs(y))
+    return mul(mul(sign(x), sign(y)), floor_divide(abs(x), abs(y)))
 
 
 def floor_divide(input: Value, other: Value) -> Tensor:
@@ -187,7 +187,9 @@ def maximum(input: Value, other: Value) -> Tensor:
 
 def minimum(input: Value, other: Value) -> Tensor:
     """The smaller of two; NaN wins."""
-    return pointwise(LogicalAnd() if result_type(input, other) is bool_ else Minimum(), input, other)
+    return pointwise(
+        LogicalAnd() if result_type(input, other) is bool_ else Minimum(), input, other
+    )
 
 
 def clamp(input: Tensor, min: Value | None = None, max: Value | None = None) -> Tensor:
@@ -318,4 +320,3 @@ def frac(input: Tensor) -> Tensor:
 def _rounded(op: Elementwise, input: Tensor) -> Tensor:
     expect_tensor(op.name, "input", input)
     return input.clone() if input.type.dtype.kind == "int" else pointwise(op, input)
-

@@ -1,8 +1,8 @@
 """Reading and writing at computed places, by function; ``x[...]`` is in ``subscript``.
 
-    gather(x, 1, index)              # out[i, j] = x[i, index[i, j]]
-    dynamic_slice(x, [pos, 0], [1, 64])     # pos a 0-d tensor: works in a compiled function
-    cache.index_copy_(2, pos, k)     # a KV cache
+gather(x, 1, index)              # out[i, j] = x[i, index[i, j]]
+dynamic_slice(x, [pos, 0], [1, 64])     # pos a 0-d tensor: works in a compiled function
+cache.index_copy_(2, pos, k)     # a KV cache
 """
 
 from __future__ import annotations
@@ -92,13 +92,15 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
         n if n == m or a == at or m == 1 else m
         for a, (n, m) in enumerate(zip(places.type.shape, input.type.shape, strict=True))
     ]
-    full = [n if a == at else m for a, (n, m) in enumerate(zip(input.type.shape, shape, strict=True))]
+    full = [
+        n if a == at else m for a, (n, m) in enumerate(zip(input.type.shape, shape, strict=True))
+    ]
     x = expand_to("take_along_dim", input, full)
     return dispatch.apply(Gather(axis=at), x, expand_to("take_along_dim", places, shape))
 
 
 def scatter(input: Tensor, dim: int, index: Tensor, src: Value) -> Tensor:
-    """``input`` with ``src`` (a tensor or a number) at ``[index[i, j], j]`` for dim 0, and so on."""
+    """``input`` with ``src`` (or one number) at ``[index[i, j], j]`` for dim 0, and so on."""
     at, places = axis("scatter", dim, input.type.rank), _same_rank("scatter", input, index)
     return dispatch.apply(Scatter(axis=at), input, places, _source("scatter", input, places, src))
 
@@ -151,7 +153,7 @@ def _integers(name: str, index: Tensor) -> Tensor:
 
 
 def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
-    """The rows of ``weight [N, D]`` that ``input`` (integers) names; row ``padding_idx`` gets no gradient."""
+    """The rows of ``weight [N, D]`` that ``input`` names; row ``padding_idx`` gets no gradient."""
     places = _integers("embedding", input)
     if weight.type.rank != 2:
         raise located(TypeCheckError, f"embedding: expected a weight [N, D], got {weight.type}")
@@ -166,7 +168,7 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> 
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
-    """int64 zeros with a one at ``tensor`` along a new last dim of ``num_classes`` (-1: as many as needed)."""
+    """Zeros with a one at ``tensor`` along a new last dim of ``num_classes`` (-1: as needed)."""
     places = _integers("one_hot", tensor)
     if num_classes == -1 and dispatch.is_capturing():
         raise located(CaptureError, "one_hot: num_classes has to be given in a compiled function")
@@ -207,7 +209,7 @@ def take(input: Tensor, index: Tensor) -> Tensor:
 
 
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
-    """The indices of elements that are not zero, ``[count, dims]`` or a tuple; not in a compiled function."""
+    """Where elements are not zero, ``[count, dims]`` or a tuple; not in a compiled function."""
     if dispatch.is_capturing():
         raise located(CaptureError, "nonzero has no fixed size; use vtc.where(mask, x, y)")
     found = [np.ascontiguousarray(i) for i in input.detach().cpu().numpy().nonzero()]
@@ -229,15 +231,15 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
 # blocks
 
 
-def dynamic_slice(input: Tensor, starts: Sequence[Any], sizes: Sequence[int]) -> Tensor:
-    """The block of ``sizes`` at ``starts`` (ints or 0-d tensors), moved so that it fits, as in JAX."""
+def dynamic_slice(input: Tensor, starts: Sequence[Any], sizes: Sequence[Size]) -> Tensor:
+    """The block of ``sizes`` at ``starts`` (ints or 0-d tensors), moved so that it fits."""
     block = dispatch.sizes(sizes)
     places = _starts("dynamic_slice", input, starts)
     return dispatch.apply(DynamicSlice(sizes=block), input, *places)
 
 
 def dynamic_update(input: Tensor, value: Tensor, starts: Sequence[Any]) -> Tensor:
-    """``input`` with the block ``value`` at ``starts`` (ints or 0-d tensors), moved so that it fits."""
+    """``input`` with ``value`` at ``starts`` (ints or 0-d tensors), moved so that it fits."""
     places = _starts("dynamic_update", input, starts)
     return dispatch.apply(DynamicUpdate(), input, cast(value, input.type.dtype), *places)
 
@@ -251,8 +253,9 @@ def _starts(name: str, input: Tensor, starts: Sequence[Any]) -> list[Tensor]:
 
 def _start(name: str, start: Any) -> Tensor:
     if not is_tensor(start):
-        found: Size = dispatch.size(start)
-        return number(found, i64)  # type: ignore[arg-type]
+        return number(dispatch.size(start), i64)
     if start.type.rank or start.type.dtype not in (i32, i64):
-        raise located(TypeCheckError, f"{name}: expected 0-d starts of i64 or i32, got {start.type}")
+        raise located(
+            TypeCheckError, f"{name}: expected 0-d starts of i64 or i32, got {start.type}"
+        )
     return start

@@ -71,9 +71,7 @@ def zero_(input: Tensor) -> Tensor:
     return fill_(input, 0)
 
 
-def index_put_(
-    input: Tensor, indices: Any, values: Value, accumulate: bool = False
-) -> Tensor:
+def index_put_(input: Tensor, indices: Any, values: Value, accumulate: bool = False) -> Tensor:
     """Set ``input[indices]`` to ``values``, or add them."""
     return dispatch.write(input, subscript.index_put(input, indices, values, accumulate=accumulate))
 

@@ -1,7 +1,7 @@
 """Losses: ``reduction`` is "mean", "sum" or "none".
 
-    cross_entropy(logits, target, ignore_index=-1)       # [N, C] or [N, C, ..] and int64 [N, ..]
-    mse_loss(y, target)
+cross_entropy(logits, target, ignore_index=-1)       # [N, C] or [N, C, ..] and int64 [N, ..]
+mse_loss(y, target)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import activation, comparison, elementwise, reduce, view
 from vtc.frontend.functions.arguments import expect_tensor
-from vtc.frontend.functions.promotion import common_shape, cast, expand_to
+from vtc.frontend.functions.promotion import cast, common_shape, expand_to
 from vtc.frontend.source import located
 from vtc.ir.dims import product
 from vtc.ir.ops.index import Gather, Index
@@ -36,8 +36,9 @@ def cross_entropy(
 ) -> Tensor:
     """The cross-entropy of softmax over classes of ``input [N, C, ..]`` with ``target``.
 
-    ``target`` holds int64 classes ``[N, ..]``, or probabilities in the shape of ``input``; ``weight [C]``
-    weighs classes. "mean" divides by the weights of the targets that are not ``ignore_index``.
+    ``target`` holds int64 classes ``[N, ..]``, or probabilities in the shape of ``input``;
+    ``weight [C]`` weighs classes. "mean" divides by the weights of the targets that are not
+    ``ignore_index``.
     """
     _reduction("cross_entropy", reduction)
     if not 0 <= label_smoothing <= 1:
@@ -84,7 +85,9 @@ def _rows(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     x, shape = input.type, target.type.shape
     at = min(1, x.rank - 1)
     if x.rank == 0 or (*x.shape[:at], *x.shape[at + 1 :]) != shape:
-        raise located(TypeCheckError, f"{name}: expected [N, C, ..] and [N, ..], got {x} and {target.type}")
+        raise located(
+            TypeCheckError, f"{name}: expected [N, C, ..] and [N, ..], got {x} and {target.type}"
+        )
     if target.type.dtype.kind != "int":
         raise located(TypeCheckError, f"{name}: expected integer targets, got {target.type}")
     logits = input if at == x.rank - 1 else view.movedim(input, at, -1)
@@ -98,7 +101,9 @@ def _soft_targets(
     x = input.type
     if target.type.shape != x.shape or x.rank == 0:
         got = f"got {x} and {target.type}"
-        raise located(TypeCheckError, f"cross_entropy: expected probabilities like the input, {got}")
+        raise located(
+            TypeCheckError, f"cross_entropy: expected probabilities like the input, {got}"
+        )
     at = min(1, x.rank - 1)
     logp = activation.log_softmax(input, at)
     if smoothing:
@@ -117,7 +122,9 @@ def _soft_targets(
 
 def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """The squared difference."""
-    return _reduced(elementwise.square(_difference("mse_loss", input, target, reduction)), reduction)
+    return _reduced(
+        elementwise.square(_difference("mse_loss", input, target, reduction)), reduction
+    )
 
 
 def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -128,12 +135,14 @@ def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 def smooth_l1_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0
 ) -> Tensor:
-    """The squared difference over ``2 * beta`` where it is below ``beta``, else the absolute one less ``beta / 2``."""
+    """``d ** 2 / (2 * beta)`` of differences ``d`` below ``beta``, of others ``|d| - beta / 2``."""
     if beta <= 0:
         return l1_loss(input, target, reduction)
     size = elementwise.abs(_difference("smooth_l1_loss", input, target, reduction))
     near = elementwise.mul(elementwise.square(size), 0.5 / beta)
-    loss: Tensor = comparison.where(comparison.lt(size, beta), near, elementwise.sub(size, beta / 2))
+    loss: Tensor = comparison.where(
+        comparison.lt(size, beta), near, elementwise.sub(size, beta / 2)
+    )
     return _reduced(loss, reduction)
 
 
@@ -160,7 +169,9 @@ def binary_cross_entropy_with_logits(
         got = f"got {input.type} and {target.type}"
         raise located(TypeCheckError, f"{name}: expected tensors of one shape, {got}")
     log_p = activation.logsigmoid(input)
-    positive = elementwise.mul(target, log_p if pos_weight is None else elementwise.mul(log_p, pos_weight))
+    positive = elementwise.mul(
+        target, log_p if pos_weight is None else elementwise.mul(log_p, pos_weight)
+    )
     negative = elementwise.mul(elementwise.sub(1, target), elementwise.sub(log_p, input))
     loss = elementwise.neg(elementwise.add(positive, negative))
     return _reduced(loss if weight is None else elementwise.mul(loss, weight), reduction)
@@ -169,7 +180,7 @@ def binary_cross_entropy_with_logits(
 def kl_div(
     input: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False
 ) -> Tensor:
-    """``target * (log(target) - input)``: ``input`` holds log-probabilities, so does ``target`` if ``log_target``."""
+    """``target * (log(target) - input)``; ``log_target``: ``target`` holds logarithms too."""
     if log_target:
         loss = elementwise.mul(elementwise.exp(target), elementwise.sub(target, input))
     else:

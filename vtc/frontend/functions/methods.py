@@ -1,4 +1,4 @@
-"""The methods of ``vtc.Tensor``: each is a function of this package, with the tensor as first argument.
+"""The methods of ``vtc.Tensor``: each is a function of this package, the tensor its first argument.
 
 A table and nothing else, so ``x.sum(0)`` and ``vtc.sum(x, 0)`` cannot differ::
 
@@ -9,9 +9,10 @@ A table and nothing else, so ``x.sum(0)`` and ``vtc.sum(x, 0)`` cannot differ::
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vtc.frontend.functions import (
     activation,
@@ -27,30 +28,36 @@ from vtc.frontend.functions import (
     rearrange,
     reduce,
     subscript,
+)
+from vtc.frontend.functions import (
     view as views,
 )
-from vtc.frontend.functions.arguments import TensorLike, Value, is_number, is_tensor
+from vtc.frontend.functions.arguments import Number, Value, is_number, is_tensor
 
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
+    from vtc.ir.types import TensorType
 
 
-def operator(function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
+V = TypeVar("V")
+
+
+def operator(function: Callable[[Tensor, V], Tensor]) -> Callable[[Tensor, V], Tensor]:
     """``function`` as Python's operator: other types may know what to do with a tensor."""
 
     @wraps(function)
-    def apply(self: Tensor, other: Any) -> Any:
+    def apply(self: Tensor, other: V) -> Tensor:
         known = is_tensor(other) or is_number(other)
         return function(self, other) if known else NotImplemented
 
     return apply
 
 
-def reflected(function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
+def reflected(function: Callable[[Number, Tensor], Tensor]) -> Callable[[Tensor, Number], Tensor]:
     """``function`` as Python's operator with a tensor on the right."""
 
     @wraps(function)
-    def apply(self: Tensor, other: Any) -> Any:
+    def apply(self: Tensor, other: Number) -> Tensor:
         return function(other, self) if is_number(other) else NotImplemented
 
     return apply
@@ -67,11 +74,16 @@ def _itself(input: Tensor) -> Tensor:
     return input
 
 
-class TensorMethods(TensorLike):
+class TensorMethods:
     """What ``vtc.Tensor`` inherits; see the module."""
 
     __slots__ = ()
     __array_priority__ = 1000  # NumPy leaves mixed operators to the tensor
+
+    @property
+    @abc.abstractmethod
+    def type(self) -> TensorType:
+        """The IR type, which is what functions ask of a tensor."""
 
     # operators
 
@@ -120,12 +132,12 @@ class TensorMethods(TensorLike):
     def __eq__(self, other: object) -> Any:
         if not is_tensor(other) and not is_number(other):
             return NotImplemented
-        return comparison.eq(self, other)  # type: ignore[arg-type]
+        return comparison.eq(cast("Tensor", self), cast("Number", other))
 
     def __ne__(self, other: object) -> Any:
         if not is_tensor(other) and not is_number(other):
             return NotImplemented
-        return comparison.ne(self, other)  # type: ignore[arg-type]
+        return comparison.ne(cast("Tensor", self), cast("Number", other))
 
     __hash__ = object.__hash__
 

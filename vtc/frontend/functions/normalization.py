@@ -1,7 +1,7 @@
 """Normalization: over the last dims, over groups of channels, over a batch.
 
-    layer_norm(x, (512,), weight, bias)
-    rms_norm(x, (512,), weight)
+layer_norm(x, (512,), weight, bias)
+rms_norm(x, (512,), weight)
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import ml_dtypes
+import numpy as np
 
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 def layer_norm(
     input: Tensor,
-    normalized_shape: Sequence[int],
+    normalized_shape: Sequence[Size],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """``(input - mean) / sqrt(var + eps) * weight + bias`` over the last dims, which are ``normalized_shape``."""
+    """``(input - mean) / sqrt(var + eps) * weight + bias`` over the last dims."""
     count = _last("layer_norm", input, normalized_shape)
     if weight is None and bias is not None:
         weight = creation.ones_like(bias)
@@ -45,14 +45,14 @@ def rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor:
-    """``input / sqrt(mean(input ** 2) + eps) * weight`` over the last dims; ``eps`` None is the dtype's."""
+    """``input / sqrt(mean(input ** 2) + eps) * weight`` over the last dims (``eps``: dtype's)."""
     count = _last("rms_norm", input, normalized_shape)
-    least = float(ml_dtypes.finfo(input.type.dtype.accumulate.numpy).eps) if eps is None else eps
+    least = float(np.finfo(input.type.dtype.accumulate.numpy).eps) if eps is None else eps
     affine = [weight] if weight is not None else []
     return dispatch.apply(RmsNorm(count=count, eps=float(least)), input, *affine)
 
 
-def _last(name: str, input: Tensor, normalized_shape: Sequence[int]) -> int:
+def _last(name: str, input: Tensor, normalized_shape: Sequence[Size]) -> int:
     """How many dims ``normalized_shape`` covers."""
     expect_tensor(name, "input", input)
     sizes = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
@@ -71,14 +71,16 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalizes ``[N, C, ..]`` over each of ``num_groups`` groups of channels; weight and bias are ``[C]``."""
+    """Normalizes ``[N, C, ..]`` over each group of channels; weight and bias are ``[C]``."""
     expect_tensor("group_norm", "input", input)
     n, channels, *rest = _channels("group_norm", input)
     if num_groups < 1 or (isinstance(channels, int) and channels % num_groups):
         got = f"got {input.type} and {num_groups}"
-        raise located(ArgumentError, f"group_norm: expected num_groups to divide the channels, {got}")
+        raise located(
+            ArgumentError, f"group_norm: expected num_groups to divide the channels, {got}"
+        )
     grouped = view.reshape(input, (n, num_groups, channels // num_groups, *rest))
-    y = layer_norm(grouped, grouped.type.shape[2:], eps=eps)  # type: ignore[arg-type]
+    y = layer_norm(grouped, grouped.type.shape[2:], eps=eps)
     return _affine(view.reshape(y, input.type.shape), weight, bias)
 
 
@@ -92,9 +94,9 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalizes each channel of ``[N, C, ..]``: by this batch if ``training``, else by the running figures.
+    """Normalizes channels of ``[N, C, ..]`` by this batch if ``training``, else by running figures.
 
-    In training the running figures, if given, are moved towards the batch's by ``momentum``, in place.
+    In training the running figures, if given, move towards the batch's by ``momentum``, in place.
     """
     _channels("batch_norm", input)
     over = tuple(a for a in range(input.type.rank) if a != 1)

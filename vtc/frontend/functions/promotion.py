@@ -1,8 +1,8 @@
 """Which dtype and shape operands meet in: PyTorch's rules, in one place; the IR never promotes.
 
 Operands fall in three groups: tensors with dims, 0-d tensors, and Python numbers ("wrapped"; weak
-tensors, which are numbers that became inputs of a program, count as such). A later group matters only
-where its category (bool < integer < floating < complex) is higher::
+tensors, which are numbers that became inputs of a program, count as such). A later group matters
+only where its category (bool < integer < floating < complex) is higher::
 
     result_type(i32[4], f64[()])   # f64: a higher category
     result_type(f32[4], f64[()])   # f32: the same category
@@ -22,9 +22,8 @@ from vtc.frontend import dispatch
 from vtc.frontend.functions.arguments import Number, Value, is_number, is_tensor
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, Sym
-from vtc.ir.ops.elementwise import Elementwise
+from vtc.ir.ops.elementwise import Cast, Elementwise
 from vtc.ir.ops.fill import Full, Iota
-from vtc.ir.ops.elementwise import Cast
 from vtc.ir.ops.view import Expand, Reshape, Slice
 from vtc.ir.types import DType, TensorType, bool_, c64, c128, f32, f64, i16, i64
 
@@ -105,7 +104,7 @@ def _combine(higher: DType | None, lower: DType | None) -> DType | None:
 
 
 def can_cast(from_: DType, to: DType) -> bool:
-    """Whether values of ``from_`` may be written into a tensor of ``to``: never to a lower category."""
+    """Whether values of ``from_`` may be written into ``to``: never to a lower category."""
     return _CATEGORY[from_.kind] <= _CATEGORY[to.kind]
 
 
@@ -115,7 +114,7 @@ def floating(dtype: DType) -> DType:
 
 
 def plain(value: object) -> Any:
-    """A number as Python has it, or a :class:`~vtc.ir.dims.Sym`. ArgumentError for anything else."""
+    """A number as Python has it, or a symbolic size. ArgumentError for anything else."""
     if isinstance(value, (bool, int, float, complex)):
         return value
     if isinstance(value, np.generic):
@@ -130,10 +129,10 @@ def plain(value: object) -> Any:
 # broadcasting
 
 
-def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
+def broadcast_shapes(*shapes: Sequence[int]) -> tuple[Size, ...]:
     """The shape that tensors of ``shapes`` have together."""
     types = [TensorType(f32, dispatch.sizes(s)) for s in shapes]
-    return common_shape("broadcast_shapes", types)  # type: ignore[return-value]
+    return common_shape("broadcast_shapes", types)
 
 
 def common_shape(name: str, types: Sequence[TensorType]) -> tuple[Size, ...]:
@@ -175,7 +174,9 @@ def expand_to(name: str, x: Tensor, shape: Sequence[Size]) -> Tensor:
 def pointwise(op: Elementwise, *values: Value) -> Tensor:
     """``op`` on operands promoted as its class says, broadcast against each other."""
     dtype = result_type(*values)
-    return dispatch.apply(op, *meet(op.name, floating(dtype) if op.promotion == "float" else dtype, *values))
+    return dispatch.apply(
+        op, *meet(op.name, floating(dtype) if op.promotion == "float" else dtype, *values)
+    )
 
 
 def meet(name: str, dtype: DType, *values: Value) -> tuple[Tensor, ...]:
@@ -194,7 +195,7 @@ def fit(name: str, value: Value, dtype: DType, shape: Sequence[Size]) -> Tensor:
     return number(value, dtype, shape)
 
 
-def number(value: Value, dtype: DType, shape: Sequence[Size] = ()) -> Tensor:
+def number(value: Value | Sym, dtype: DType, shape: Sequence[Size] = ()) -> Tensor:
     """The number ``value`` everywhere; integers wrap, as a 0-d tensor of them would."""
     plain_value = _as(plain(value), dtype)
     if isinstance(plain_value, Sym):
@@ -206,7 +207,7 @@ def number(value: Value, dtype: DType, shape: Sequence[Size] = ()) -> Tensor:
 
 
 def _size_value(size: Sym, dtype: DType) -> Tensor:
-    """A symbolic size as a 0-d tensor: the element at ``size`` of 0, 1, 2, ...; a kernel reads nothing."""
+    """A symbolic size as a 0-d tensor: the element at ``size`` of 0, 1, 2, ...; reads nothing."""
     line = dispatch.apply(Iota(shape=(size + 1,), axis=0, dtype=i64))
     one = dispatch.apply(Slice(starts=(size,), stops=(size + 1,), steps=(1,)), line)
     return cast(dispatch.apply(Reshape(shape=()), one), dtype)
@@ -240,9 +241,9 @@ def wrap(value: int, dtype: DType) -> int:
 
 def checked(name: str, value: Number, dtype: DType) -> Number:
     """``value``, for filling. TypeCheckError where an integer ``dtype`` does not hold it."""
-    found = plain(value)
+    found: Number = plain(value)
     if isinstance(found, Sym) or dtype.kind == "complex":
-        return found  # type: ignore[return-value]
+        return found
     if dtype.kind == "int":
         whole = _integer(found, dtype)
         fits = wrap(whole, dtype) == whole

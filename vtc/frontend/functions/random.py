@@ -20,7 +20,7 @@ from vtc.errors import ArgumentError, CaptureError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, rearrange, reduce, view
 from vtc.frontend.functions.arguments import Value, Where, expect_tensor, is_tensor, place, shape
-from vtc.frontend.functions.promotion import assign, common_shape, cast, expand_to
+from vtc.frontend.functions.promotion import assign, cast, common_shape, expand_to, plain
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, floordiv, product
 from vtc.ir.op import Op
@@ -147,7 +147,9 @@ def set_rng_state(new_state: Tensor) -> None:
     default_generator().set_state(new_state)
 
 
-def draw(op: Op, count: Size, generator: Generator | None, device: Where, *inputs: Tensor) -> Tensor:
+def draw(
+    op: Op, count: Size, generator: Generator | None, device: Where, *inputs: Tensor
+) -> Tensor:
     """``op`` on ``inputs`` and the state, which then moves on by ``count`` numbers."""
     source = generator or default_generator(device)
     state = source.state
@@ -203,7 +205,7 @@ def randn_like(
 def normal(
     mean: Value = 0.0, std: Value = 1.0, size: Any = None, *, generator: Generator | None = None
 ) -> Tensor:
-    """Normal numbers of ``mean`` and ``std``, tensors whose shape they take, or numbers with ``size``."""
+    """Normal numbers of ``mean`` and ``std``: tensors, or numbers with ``size``."""
     given = [v for v in (mean, std) if is_tensor(v)]
     if not given and size is None:
         raise located(ArgumentError, "normal: expected a tensor mean or std, or size")
@@ -313,7 +315,7 @@ def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
 
 def bernoulli_(input: Tensor, p: Value = 0.5, *, generator: Generator | None = None) -> Tensor:
     """Overwrite ``input`` with 1, with probability ``p``, or 0."""
-    if not is_tensor(p) and not 0 <= float(p) <= 1:  # type: ignore[arg-type]
+    if not is_tensor(p) and not 0 <= plain(p) <= 1:
         raise located(ArgumentError, f"bernoulli_: expected 0 <= p <= 1, got {p}")
     number = _uniform(input.type.shape, f32, generator, input.device)
     return assign("bernoulli_", input, cast(comparison.lt(number, p), input.type.dtype))
@@ -358,7 +360,9 @@ def multinomial(
 def _noisy(scores: Tensor, generator: Generator | None) -> Tensor:
     number = _uniform(scores.type.shape, f32, generator, scores.device)
     # An exponential number; bounded below, since a score of -inf must never win.
-    wait = elementwise.clamp(elementwise.neg(elementwise.log(elementwise.sub(1, number))), min=1e-30)
+    wait = elementwise.clamp(
+        elementwise.neg(elementwise.log(elementwise.sub(1, number))), min=1e-30
+    )
     return elementwise.sub(scores, elementwise.log(wait))
 
 

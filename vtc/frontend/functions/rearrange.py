@@ -1,13 +1,13 @@
 """New tensors from the elements of others: joined, padded, repeated, turned.
 
-    cat([x, y], dim=1)           # dtypes promote
-    pad(x, (1, 1))               # one element on both sides of the last dim
+cat([x, y], dim=1)           # dtypes promote
+pad(x, (1, 1))               # one element on both sides of the last dim
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -31,14 +31,18 @@ if TYPE_CHECKING:
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """``tensors`` one after another along ``dim``; TypeCheckError unless their other sizes are equal."""
+    """``tensors`` one after another along ``dim``; their other sizes must be equal."""
     parts = _tensors("cat", tensors)
     first = parts[0].type
     if first.rank == 0:
         raise located(TypeCheckError, f"cat: expected 1 dim or more, got {first}; use stack")
     at = axis("cat", dim, first.rank)
     for p in parts:
-        rest = [(m, n) for a, (m, n) in enumerate(zip(first.shape, p.type.shape, strict=False)) if a != at]
+        rest = [
+            (m, n)
+            for a, (m, n) in enumerate(zip(first.shape, p.type.shape, strict=False))
+            if a != at
+        ]
         if p.type.rank != first.rank or any(m != n for m, n in rest):
             message = f"cat: sizes must match except in dim {at}, got {first} and {p.type}"
             raise located(TypeCheckError, message)
@@ -73,7 +77,12 @@ def _one_dtype(parts: Sequence[Tensor]) -> list[Tensor]:
 
 # padding and repeating
 
-_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+S = TypeVar("S")
+_MODES: dict[str, Literal["reflect", "edge", "wrap"]] = {
+    "reflect": "reflect",
+    "replicate": "edge",
+    "circular": "wrap",
+}
 
 
 def pad(
@@ -86,15 +95,21 @@ def pad(
     rank, amounts = input.type.rank, dispatch.sizes(pad)
     if len(amounts) % 2 or len(amounts) > 2 * rank:
         got = f"got {show(amounts)}"
-        raise located(ArgumentError, f"pad: expected two sizes for each of up to {rank} dims, {got}")
-    pairs = {rank - 1 - i // 2: (amounts[i], amounts[i + 1]) for i in range(0, len(amounts), 2)}
+        raise located(
+            ArgumentError, f"pad: expected two sizes for each of up to {rank} dims, {got}"
+        )
     if mode in _MODES:
-        return _pad_by_index(input, pairs, mode)
+        return _pad_by_index(input, _by_axis(rank, [int(p) for p in pad]), mode)
     if mode != "constant":
         modes = ", ".join(["constant", *_MODES])
         raise located(ArgumentError, f"pad: expected mode to be one of {modes}, got {mode!r}")
     fill = checked("pad", 0 if value is None else value, input.type.dtype)
-    return _pad_constant(input, pairs, fill)
+    return _pad_constant(input, _by_axis(rank, amounts), fill)
+
+
+def _by_axis(rank: int, amounts: Sequence[S]) -> dict[int, tuple[S, S]]:
+    pairs = zip(amounts[::2], amounts[1::2], strict=True)
+    return {rank - 1 - i: pair for i, pair in enumerate(pairs)}
 
 
 def _pad_constant(input: Tensor, pairs: dict[int, tuple[Size, Size]], fill: Any) -> Tensor:
@@ -102,13 +117,14 @@ def _pad_constant(input: Tensor, pairs: dict[int, tuple[Size, Size]], fill: Any)
     if less:
         shape = input.type.shape
         bounds = {a: (_cut(lo), shape[a] - _cut(hi)) for a, (lo, hi) in less.items()}
-        if any(isinstance(j - i, int) and j - i < 0 for i, j in bounds.values()):
+        if any(isinstance(n := j - i, int) and n < 0 for i, j in bounds.values()):
             raise located(ArgumentError, f"pad: {less} cuts more than {input.type} has")
         input = view.cut(input, bounds)
-    pads = tuple((*map(_grow, pairs.get(a, (0, 0))), 0) for a in range(input.type.rank))
+    grown = (pairs.get(a, (0, 0)) for a in range(input.type.rank))
+    pads = tuple((_grow(lo), _grow(hi), 0) for lo, hi in grown)
     if all(p == (0, 0, 0) for p in pads):
         return input.clone()
-    return dispatch.apply(Pad(pads=pads, value=fill), input)  # type: ignore[arg-type]
+    return dispatch.apply(Pad(pads=pads, value=fill), input)
 
 
 def _cut(amount: Size) -> Size:
@@ -119,27 +135,31 @@ def _grow(amount: Size) -> Size:
     return 0 if isinstance(amount, int) and amount < 0 else amount
 
 
-def _pad_by_index(input: Tensor, pairs: dict[int, tuple[Size, Size]], mode: str) -> Tensor:
-    for a, (before, after) in pairs.items():
-        if before == after == 0:
+def _pad_by_index(input: Tensor, pairs: dict[int, tuple[int, int]], mode: str) -> Tensor:
+    for a, (lo, hi) in pairs.items():
+        if lo == hi == 0:
             continue
-        n, lo, hi = int(input.shape[a]), int(before), int(after)  # type: ignore[arg-type]
+        n = int(input.shape[a])
         limit = {"reflect": n - 1, "circular": n}.get(mode, max(lo, hi))
         if min(lo, hi) < 0 or max(lo, hi) > limit or n == 0:
             got = f"got {(lo, hi)} for dim {a} of {input.type}"
-            raise located(ArgumentError, f"pad: expected 0 <= pad <= {limit} with mode {mode!r}, {got}")
-        places = np.pad(np.arange(n), (lo, hi), mode=_MODES[mode])  # type: ignore[call-overload]
+            raise located(
+                ArgumentError, f"pad: expected 0 <= pad <= {limit} with mode {mode!r}, {got}"
+            )
+        places = np.pad(np.arange(n), (lo, hi), mode=_MODES[mode])
         at = dispatch.from_array(places, device=input.device)
         input = dispatch.apply(Index(axes=(a,)), input, at)
     return input
 
 
 def repeat(input: Tensor, *repeats: Any) -> Tensor:
-    """``input`` copied ``repeats`` times along each dim; more numbers than dims add dims in front."""
+    """``input`` copied ``repeats`` times along each dim; more numbers add dims in front."""
     times, shape = sizes(repeats), input.type.shape
     extra = len(times) - len(shape)
     if extra < 0:
-        message = f"repeat: expected at least {len(shape)} numbers for {input.type}, got {len(times)}"
+        message = (
+            f"repeat: expected at least {len(shape)} numbers for {input.type}, got {len(times)}"
+        )
         raise located(ArgumentError, message)
     shape = (*(1,) * extra, *shape)
     if all(t == 1 for t in times):
@@ -159,7 +179,9 @@ def tile(input: Tensor, *dims: Any) -> Tensor:
 def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Tensor:
     """Each element ``repeats`` times in a row along ``dim``, or of all in row-major order."""
     if is_tensor(repeats):
-        raise located(ArgumentError, "repeat_interleave: expected repeats to be an int, got a Tensor")
+        raise located(
+            ArgumentError, "repeat_interleave: expected repeats to be an int, got a Tensor"
+        )
     x = view.flatten(input) if dim is None else input
     at, count = axis("repeat_interleave", dim or 0, x.type.rank), dispatch.size(repeats)
     shape = x.type.shape
@@ -180,7 +202,7 @@ def flip(input: Tensor, *dims: Any) -> Tensor:
 
 
 def roll(input: Tensor, shifts: Dims, dims: Dims | None = None) -> Tensor:
-    """Elements moved ``shifts`` places along ``dims``, around the end; without dims, of the flat tensor."""
+    """Elements moved ``shifts`` places along ``dims``, around the end; without dims, when flat."""
     if dims is None:
         rolled = roll(view.flatten(input), shifts, 0)
         return view.reshape(rolled, input.type.shape)
@@ -202,10 +224,10 @@ def _ints(value: Dims) -> Sequence[int]:
 
 
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
-    """The matrices of the last two dims with zeros above ``diagonal`` (1 is right of the main one)."""
+    """The last two dims' matrices with zeros above ``diagonal`` (1 is right of the main one)."""
     return dispatch.apply(Tril(diagonal=diagonal), input)
 
 
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
-    """The matrices of the last two dims with zeros below ``diagonal`` (1 is right of the main one)."""
+    """The last two dims' matrices with zeros below ``diagonal`` (1 is right of the main one)."""
     return dispatch.apply(Triu(diagonal=diagonal), input)

@@ -1,8 +1,8 @@
 """Reductions: ``dim`` is an int, several, or None for all; ``keepdim`` leaves sizes of 1 behind.
 
-    sum(x, dim=-1)                   # bool and integers sum to int64
-    mean(x, (0, 1), keepdim=True)
-    max(x, dim=1).indices
+sum(x, dim=-1)                   # bool and integers sum to int64
+mean(x, (0, 1), keepdim=True)
+max(x, dim=1).indices
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def mean(
     want = dtype or _floating("mean", input)
     if want.kind not in ("float", "complex"):
         raise located(TypeCheckError, f"mean: expected a floating-point dtype, got {want}")
-    return cast(_mean(cast(input, want.accumulate), axes("mean", dim, input.type.rank), keepdim), want)
+    return cast(
+        _mean(cast(input, want.accumulate), axes("mean", dim, input.type.rank), keepdim), want
+    )
 
 
 def var(
@@ -73,7 +75,7 @@ def var(
     *,
     correction: float | None = None,
 ) -> Tensor:
-    """The variance over ``dim``, divided by the count less ``correction`` (1, or 0 if not ``unbiased``)."""
+    """The variance over ``dim``, by the count less ``correction`` (1; 0 if not ``unbiased``)."""
     dtype = _floating("var", input)
     over = axes("var", dim, input.type.rank)
     less = _correction(unbiased, correction)
@@ -166,7 +168,7 @@ def _norm(x: Tensor, p: float, over: tuple[int, ...]) -> Tensor:
 
 
 def _root(x: Tensor, power: float, at_zero: float) -> Tensor:
-    """``x ** power``, which has no slope at 0: there it is taken elsewhere, so the gradient is 0, not NaN."""
+    """``x ** power``, which has no slope at 0: there the gradient is 0, not NaN."""
     zero = comparison.eq(x, 0)
     root = elementwise.pow(comparison.where(zero, 1.0, x), power)
     found: Tensor = comparison.where(zero, at_zero, root)
@@ -202,7 +204,7 @@ def max(input: Tensor, dim: Tensor) -> Tensor: ...
 @overload
 def max(input: Tensor, *, other: Tensor) -> Tensor: ...
 def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
-    """The largest element; along ``dim`` with its indices; of two tensors the larger of each pair."""
+    """The largest element; along ``dim`` with indices; of two tensors the larger of each pair."""
     pair = dim if is_tensor(dim) else other
     if pair is not None:
         return elementwise.maximum(input, pair)
@@ -218,7 +220,7 @@ def min(input: Tensor, dim: Tensor) -> Tensor: ...
 @overload
 def min(input: Tensor, *, other: Tensor) -> Tensor: ...
 def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
-    """The smallest element; along ``dim`` with its indices; of two tensors the smaller of each pair."""
+    """The smallest element; along ``dim`` with indices; of two tensors the smaller of each pair."""
     pair = dim if is_tensor(dim) else other
     if pair is not None:
         return elementwise.minimum(input, pair)

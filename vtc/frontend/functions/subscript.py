@@ -1,8 +1,8 @@
 """``x[key]`` and ``x[key] = value``, as in PyTorch.
 
 A key is first read as a view (ints, slices, None, Ellipsis) and what is left to pick from it:
-integer tensors and lists, of which those that are 0-d select, and bool masks. Negative indices count
-from the end::
+integer tensors and lists, of which those that are 0-d select, and bool masks. Negative indices
+count from the end::
 
     x[1:, None, -1]          # a view
     x[[2, 0], :, index]      # the indices' shape comes first, as they are not side by side
@@ -22,7 +22,7 @@ from vtc.errors import ArgumentError, CaptureError, IndexRangeError, TypeCheckEr
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, view
 from vtc.frontend.functions.arguments import Value, is_tensor, show
-from vtc.frontend.functions.promotion import common_shape, cast, expand_to, fit
+from vtc.frontend.functions.promotion import cast, common_shape, expand_to, fit
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, floordiv
 from vtc.ir.ops.block import DynamicSlice, DynamicUpdate
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 Pick = tuple[int, "Tensor"]
 """An axis of the view, and the integer tensor that picks along it."""
+Mark = tuple[int, "Tensor | Array"]
+"""A pick, or the first axis of a mask and the mask: an array if known, as a list is."""
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Cut:
     stops: list[Size] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     shape: list[Size] = field(default_factory=list)
-    picks: list[Pick] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
 
     def take(self, start: Size, stop: Size, step: int = 1) -> None:
         """Slice the next axis of the tensor."""
@@ -70,9 +72,12 @@ class Cut:
 
 
 def getitem(input: Tensor, key: Any) -> Tensor:
-    """``input[key]``. IndexRangeError outside ``input``; CaptureError for a mask in a compiled function."""
-    items = _items(input, key)
-    shown, picks = _read(input, items, "x[mask] has no fixed size", "vtc.where(mask, x, other)")
+    """``input[key]``, a view if only ints, slices, None and Ellipsis are in ``key``.
+
+    IndexRangeError outside ``input``; CaptureError for a mask in a compiled function.
+    """
+    shown, marks = _read(input, key)
+    picks = _known(shown, marks, "x[mask] has no fixed size; use vtc.where(mask, x, other)")
     shown, picks = _select(shown, picks)
     if not picks:
         return shown
@@ -83,16 +88,15 @@ def getitem(input: Tensor, key: Any) -> Tensor:
 
 def setitem(input: Tensor, key: Any, value: Value) -> None:
     """``input[key] = value``: ``value`` is cast, and expanded to what ``input[key]`` is."""
-    items = _items(input, key)
-    if (mask := _only_mask(input, items, value)) is not None:
-        _fill_where(input, mask, value)
+    shown, marks = _read(input, key)
+    if len(marks) == 1 and _fill_where(shown, *marks[0], value):
         return
-    way_out = "vtc.where(mask, value, x)"
-    shown, picks = _read(input, items, "x[mask] = tensor needs the mask's count", way_out)
+    unknown = "x[mask] = tensor needs the mask's count; use vtc.where(mask, value, x)"
+    picks = _known(shown, marks, unknown)
     if not picks:
         dispatch.write(shown, _value(value, shown, shown.type.shape))
     elif any(p.type.rank for _, p in picks):
-        put(shown, picks, value, accumulate=False)
+        dispatch.write(shown, _placed(shown, picks, value, accumulate=False))
     else:
         _update(shown, picks, value)
 
@@ -107,12 +111,7 @@ def _update(shown: Tensor, picks: Sequence[Pick], value: Value) -> None:
     dispatch.write(shown, dispatch.apply(DynamicUpdate(), shown, part, *starts))
 
 
-def put(shown: Tensor, picks: Sequence[Pick], value: Value, *, accumulate: bool) -> None:
-    """Write ``value`` into ``shown``, or add it, where ``picks`` picks."""
-    dispatch.write(shown, placed(shown, picks, value, accumulate=accumulate))
-
-
-def placed(shown: Tensor, picks: Sequence[Pick], value: Value, *, accumulate: bool) -> Tensor:
+def _placed(shown: Tensor, picks: Sequence[Pick], value: Value, *, accumulate: bool) -> Tensor:
     """``shown`` with ``value`` set, or added, where ``picks`` picks."""
     axes, indices = tuple(a for a, _ in picks), _meet(picks)
     spot = indices[0].type.shape
@@ -131,49 +130,52 @@ def index_put(
 ) -> Tensor:
     """``input`` with ``values`` set, or added, at ``input[indices]``, where None is a whole dim."""
     lines = [i if i is None or i.type.rank else view.unsqueeze(i, 0) for i in indices]
-    items = _items(input, tuple(slice(None) if i is None else i for i in lines))
-    _, picks = _read(input, items, "index_put with a mask", "vtc.where(mask, values, x)")
+    _, marks = _read(input, tuple(slice(None) if i is None else i for i in lines))
+    picks = _known(input, marks, "index_put needs the mask's count; use vtc.where(mask, values, x)")
     if not picks:
         raise located(ArgumentError, "index_put: expected at least one index tensor")
-    return placed(input, picks, values, accumulate=accumulate)
+    return _placed(input, picks, values, accumulate=accumulate)
 
 
 # reading keys
 
 
-def _read(
-    x: Tensor, items: Sequence[Any], what: str, way_out: str
-) -> tuple[Tensor, list[Pick]]:
-    """The view that a key makes of ``x``, and what is to be picked from it."""
+def _read(x: Tensor, key: Any) -> tuple[Tensor, list[Mark]]:
+    """The view that ``key`` makes of ``x``, and what is to be picked from it."""
     cut = Cut()
-    for item in items:
+    for item in _items(x, key):
         n = len(cut.starts)
         match item:
             case None:
                 cut.shape.append(1)
             case bool():
-                cut.picks.append((len(cut.shape), _host(np.zeros(int(item), np.int64), x)))
+                cut.marks.append((len(cut.shape), _host(np.zeros(int(item), np.int64), x)))
                 cut.shape.append(1)
             case slice():
                 cut.keep(*_bounds(item, x.shape[n]))
             case _ if _is_mask(item):
-                _pick_mask(cut, x, item, f"{what}; use {way_out}")
+                _check_mask(x, n, item)
+                cut.marks.append((len(cut.shape), item))
+                for size in x.type.shape[n : n + _mask_rank(item)]:
+                    cut.keep(0, size)
             case _ if not is_tensor(item):
                 at = _wrapped(item, x.shape[n], n)
                 cut.take(at, at + 1)
             case _:
-                cut.picks.append((len(cut.shape), wrapped(item, x.shape[n])))
+                cut.marks.append((len(cut.shape), wrapped(item, x.shape[n])))
                 cut.keep(0, x.type.shape[n])
-    return cut.view(x), cut.picks
+    return cut.view(x), cut.marks
 
 
 def _items(x: Tensor, key: Any) -> list[Any]:
-    """The parts of ``key``, one for each axis or new axis: Ellipsis and what is missing filled in."""
+    """The parts of ``key``, one for each axis or new axis, Ellipsis filled in."""
     parts = [_item(k, x) for k in (key if isinstance(key, tuple) else (key,))]
     rank = x.type.rank
     used = sum(_axes_used(p) for p in parts)
     if used > rank:
-        raise located(IndexRangeError, f"too many indices for {x.type}: expected {rank}, got {used}")
+        raise located(
+            IndexRangeError, f"too many indices for {x.type}: expected {rank}, got {used}"
+        )
     dots = [i for i, p in enumerate(parts) if p is Ellipsis]
     if len(dots) > 1:
         raise located(IndexRangeError, f"expected one Ellipsis (...) in an index, got {len(dots)}")
@@ -182,7 +184,7 @@ def _items(x: Tensor, key: Any) -> list[Any]:
 
 
 def _item(part: Any, x: Tensor) -> Any:
-    """A part of a key as an int, a slice, None, Ellipsis, a bool, a tensor, or a mask known here."""
+    """A part of a key as an int, a slice, None, Ellipsis, a bool, a tensor, or a known mask."""
     if part is None or isinstance(part, (bool, slice, EllipsisType)):
         return part
     if isinstance(part, np.bool_):
@@ -290,51 +292,48 @@ def wrapped(index: Tensor, n: Any) -> Tensor:
 # masks
 
 
-def _pick_mask(cut: Cut, x: Tensor, mask: Tensor | Array, unknown: str) -> None:
-    """A mask stands for the indices of its true elements, one tensor for each of its axes."""
-    first = len(cut.starts)
+def _check_mask(x: Tensor, first: int, mask: Tensor | Array) -> None:
     sizes = mask.type.shape if is_tensor(mask) else np.shape(mask)
     shape = x.type.shape[first : first + len(sizes)]
     if sizes != shape:
         message = f"a mask of shape {show(sizes)} does not match dims {show(shape)} of {x.type}"
         raise located(IndexRangeError, message)
-    if is_tensor(mask) and dispatch.is_capturing():
-        raise located(CaptureError, unknown)
-    known: Array = mask.detach().cpu().numpy() if is_tensor(mask) else np.asarray(mask)
-    for n, places in zip(shape, known.nonzero(), strict=True):
-        cut.picks.append((len(cut.shape), _host(places, x)))
-        cut.keep(0, n)
 
 
-def _only_mask(x: Tensor, items: Sequence[Any], value: Value) -> tuple[int, Tensor] | None:
-    """The first axis of the one mask among ``items``, where a write to it is a ``where``."""
-    others = [(a, p) for a, p in enumerate(items) if not _is_whole(p)]
-    if len(others) != 1 or not is_tensor(others[0][1]) or others[0][1].type.dtype is not bool_:
-        return None
-    before, mask = others[0]
-    if mask.type.shape != x.type.shape[before : before + mask.type.rank]:
-        return None  # reading the key says what is wrong
-    after = x.type.rank - before - mask.type.rank
-    return (before, mask) if _rank_of(value) <= after else None
+def _known(shown: Tensor, marks: Sequence[Mark], unknown: str) -> list[Pick]:
+    """``marks`` with masks as the indices of their true elements, one tensor for each axis."""
+    picks: list[Pick] = []
+    for first, mark in marks:
+        if is_tensor(mark) and not _is_mask(mark):
+            picks.append((first, mark))
+            continue
+        if is_tensor(mark) and dispatch.is_capturing():
+            raise located(CaptureError, unknown)
+        mask: Array = mark.detach().cpu().numpy() if is_tensor(mark) else np.asarray(mark)
+        places = [_host(np.ascontiguousarray(p), shown) for p in mask.nonzero()]
+        picks += [(first + i, p) for i, p in enumerate(places)]
+    return picks
 
 
-def _is_whole(part: Any) -> bool:
-    return isinstance(part, slice) and part == slice(None)
+def _fill_where(shown: Tensor, first: int, mark: Tensor | Array, value: Value) -> bool:
+    """Write where a mask is true, if ``value`` is the same for all its elements."""
+    if not _is_mask(mark):
+        return False
+    mask = mark if is_tensor(mark) else _host(np.asarray(mark), shown)
+    after = shown.type.rank - first - mask.type.rank
+    if _rank_of(value) > after:
+        return False
+    shape = (*(1,) * first, *mask.type.shape, *(1,) * after)
+    spread = expand_to("setitem", view.reshape(mask, shape), shown.type.shape)
+    fill = _value(value, shown, shown.type.shape)
+    dispatch.write(shown, comparison.where(spread, fill, shown))
+    return True
 
 
 def _rank_of(value: Any) -> int:
     """The rank of a value to be written, without sizes of 1 in front."""
     shape = value.type.shape if is_tensor(value) else np.shape(value)
     return next((len(shape) - a for a, n in enumerate(shape) if n != 1), 0)
-
-
-def _fill_where(x: Tensor, at: tuple[int, Tensor], value: Value) -> None:
-    before, mask = at
-    after = x.type.rank - before - mask.type.rank
-    shape = (*(1,) * before, *mask.type.shape, *(1,) * after)
-    spread = expand_to("setitem", view.reshape(mask, shape), x.type.shape)
-    fill = _value(value, x, x.type.shape)
-    dispatch.write(x, comparison.where(spread, fill, x))
 
 
 # picking
@@ -365,7 +364,7 @@ def _meet(picks: Sequence[Pick]) -> list[Tensor]:
 
 
 def _first(picks: Sequence[Pick]) -> int:
-    """Where users see the indices' dims: at the first picked axis if those are side by side, else in front.
+    """Where users see the indices' dims: at the first picked axis if all are side by side, else 0.
 
     0-d picks drop their axis before that is asked.
     """
@@ -387,7 +386,7 @@ def _to_front(out: Tensor, first: int, count: int) -> Tensor:
 
 
 def _value(value: Any, like: Tensor, shape: Sequence[Size]) -> Tensor:
-    """``value`` in the dtype of ``like``, expanded to ``shape``; sizes of 1 in front may be too many."""
+    """``value`` in the dtype of ``like``, expanded to ``shape``, less sizes of 1 in front."""
     if isinstance(value, (list, tuple, np.ndarray)):
         value = dispatch.from_array(np.asarray(value, like.type.dtype.numpy), device=like.device)
     if is_tensor(value):
@@ -395,4 +394,3 @@ def _value(value: Any, like: Tensor, shape: Sequence[Size]) -> Tensor:
         if extra > 0 and value.type.shape[:extra] == (1,) * extra:
             value = view.reshape(value, value.type.shape[extra:])
     return fit("setitem", value, like.type.dtype, shape)
-

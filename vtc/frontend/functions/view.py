@@ -1,8 +1,8 @@
 """Views: other shapes of the same elements. They share memory, and writes go through them.
 
-    view(x, (-1, 8))            # like reshape, but never a copy
-    x.transpose(0, 1).add_(1)   # changes x
-    expand(x, (4, -1))          # repeats without memory; not writable
+view(x, (-1, 8))            # like reshape, but never a copy
+x.transpose(0, 1).add_(1)   # changes x
+expand(x, (4, -1))          # repeats without memory; not writable
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def reshape(input: Tensor, *shape: Any) -> Tensor:
-    """``input``'s elements in row-major order under ``shape``, where one size may be -1; a view if it can be."""
+    """``input`` in row-major order under ``shape``; one size may be -1. A view if it can be."""
     return dispatch.view(Reshape(shape=_inferred("reshape", input, sizes(shape))), input)
 
 
 def view(input: Tensor, *shape: Any) -> Tensor:
-    """Like :func:`reshape`. TypeCheckError where the elements lie in memory such that it needs a copy."""
+    """Like :func:`reshape`. TypeCheckError where the layout in memory would need a copy."""
     out = dispatch.view(Reshape(shape=_inferred("view", input, sizes(shape))), input)
     if not dispatch.is_capturing() and out._storage is not input._storage:
         message = f"view: {input.type} is not laid out as {out.type} needs; use reshape"
@@ -56,7 +56,9 @@ def _inferred(name: str, input: Tensor, shape: tuple[Size, ...]) -> tuple[Size, 
         raise located(ArgumentError, f"{name}: expected at most one -1, got {show(shape)}")
     if -1 in shape:
         if known == 0:
-            raise located(ArgumentError, f"{name}: -1 is ambiguous beside a size of 0: {show(shape)}")
+            raise located(
+                ArgumentError, f"{name}: -1 is ambiguous beside a size of 0: {show(shape)}"
+            )
         shape = tuple(floordiv(type.numel, known) if s == -1 else s for s in shape)
     if any(isinstance(s, int) and s < 0 for s in shape) or product(shape) != type.numel:
         message = f"{name}: shape {show(shape)} is invalid for {type} of {type.numel} elements"
@@ -83,7 +85,9 @@ def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
     if parts.count(-1) == 1:
         known = product(s for s in parts if s != -1)
         if known == 0:
-            raise located(ArgumentError, f"unflatten: -1 is ambiguous beside a size of 0: {show(parts)}")
+            raise located(
+                ArgumentError, f"unflatten: -1 is ambiguous beside a size of 0: {show(parts)}"
+            )
         parts[parts.index(-1)] = floordiv(shape[at], known)
     if product(parts) != shape[at]:
         message = f"unflatten: {show(parts)} does not multiply up to dim {at} of {input.type}"
@@ -114,11 +118,15 @@ def expand(input: Tensor, *size: Any) -> Tensor:
     extra = len(want) - type.rank
     if extra < 0:
         raise located(
-            TypeCheckError, f"expand: expected at least {type.rank} sizes for {type}, got {show(want)}"
+            TypeCheckError,
+            f"expand: expected at least {type.rank} sizes for {type}, got {show(want)}",
         )
     if any(s == -1 for s in want[:extra]):
         raise located(ArgumentError, f"expand: -1 stands for no size of {type} in {show(want)}")
-    full = [*want[:extra], *(n if s == -1 else s for s, n in zip(want[extra:], type.shape, strict=True))]
+    full = [
+        *want[:extra],
+        *(n if s == -1 else s for s, n in zip(want[extra:], type.shape, strict=True)),
+    ]
     return expand_to("expand", input, full)
 
 
@@ -146,7 +154,9 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     rank = input.type.rank
     order = tuple(axis("permute", d, rank) for d in flat(dims))
     if sorted(order) != list(range(rank)):
-        raise located(ArgumentError, f"permute: expected each dim of {input.type} once, got {order}")
+        raise located(
+            ArgumentError, f"permute: expected each dim of {input.type} once, got {order}"
+        )
     return dispatch.view(Permute(axes=order), input)
 
 
@@ -214,7 +224,8 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     if _surely_less(first, 0) or _surely_less(count, 0) or _surely_less(n, first + count):
         got = f"got {first} and {count}"
         raise located(
-            IndexRangeError, f"narrow: expected start and length inside dim {at} of {input.type}, {got}"
+            IndexRangeError,
+            f"narrow: expected start and length inside dim {at} of {input.type}, {got}",
         )
     return cut(input, {at: (first, first + count)})
 
@@ -238,7 +249,7 @@ def select(input: Tensor, dim: int, index: Any) -> Tensor:
 
 
 def split(input: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, ...]:
-    """Parts of ``split_size`` along ``dim`` (the last may be smaller), or of the sizes in a list."""
+    """Parts of ``split_size`` along ``dim``, the last maybe smaller, or of the sizes in a list."""
     at = axis("split", dim, input.type.rank)
     n = input.type.shape[at]
     if isinstance(split_size, Sequence):

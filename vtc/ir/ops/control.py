@@ -93,8 +93,8 @@ class Control(Op, abstract=True):
 class Call(Control):
     """Run another graph of the program; several outputs are a tuple.
 
-    ``type`` is the type of the result; ``at`` the byte offsets of the outputs in the arena once
-    memory is planned (-1 - i: output i of the program itself).
+    ``type`` is the type of the result; ``at`` says where each result lies once memory is planned:
+    an offset in the arena, or (negative) an output or param, as :mod:`vtc.ir.plan` spells out.
     """
 
     graph: str
