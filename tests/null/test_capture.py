@@ -347,6 +347,20 @@ def test_no_such_device():
         arange(3).to("cuda")
 
 
+def test_mixed_devices():
+    here, there = arange(3), arange(3)
+    there._storage.device = vtc.device("cuda:0")  # no GPU is needed to be on the wrong one
+    with refused(DeviceError, "add: expected one device, got cpu and cuda:0"):
+        here + there
+
+    @vtc.compile
+    def f(x, y):
+        return x + y
+
+    with refused(DeviceError, "expected one device"):
+        f(here, there)
+
+
 def test_a_traced_value_is_of_no_use_after_its_trace():
     seen = {}
 

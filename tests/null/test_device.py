@@ -33,6 +33,6 @@ def test_unknown_devices_are_refused(name):
 
 
 def test_there_is_one_cpu():
-    assert Device.parse("cpu:0").index == 0
+    assert Device.parse("cpu:0") == Device("cpu", 0) == Device("cpu")
     with pytest.raises(DeviceError, match="expected cpu, the only one there is, got 'cpu:1'"):
         Device.parse("cpu:1")

@@ -272,9 +272,10 @@ def test_the_cost_is_linear():
         for i in range(count):
             y = b.apply(Neg(), b.apply(Neg(), b.apply(Exp(), y)), loc=Loc("a.py", i))
         graph = Program((b.graph("f", [first], [y]),)).entry
-        start = time.perf_counter()
+        start = time.process_time()
         rewritten = rewrite(graph, (double_negation, subtraction_is_addition, twice, softmax))
         assert len(rewritten.nodes) == count
-        return time.perf_counter() - start
+        return time.process_time() - start
 
-    assert seconds(4000) < 20 * max(seconds(500), 0.005)
+    small = min(seconds(500) for _ in range(3))
+    assert seconds(4000) < 30 * max(small, 0.005)  # 8 times the nodes; quadratic would be 64

@@ -1,4 +1,4 @@
-"""User functions that draw random numbers: generators, distributions, and compiled programs that draw."""
+"""User functions that draw random numbers: generators, distributions, compiled programs."""
 
 import numpy as np
 import pytest
@@ -149,13 +149,13 @@ def test_attention_with_dropout_keeps_the_mean():
     ("draw", "error", "message"),
     [
         (lambda: vtc.rand(2, dtype=vtc.int64), TypeCheckError, "rand: expected a floating-point"),
-        (lambda: vtc.randint(5, 5, (2,)), ArgumentError, "randint: expected low < high, got 5 and 5"),
+        (lambda: vtc.randint(5, 5, (2,)), ArgumentError, "randint: expected low < high, got 5"),
         (lambda: vtc.randint(5), ArgumentError, "randint: expected a size"),
         (lambda: vtc.normal(0.0, 1.0), ArgumentError, "normal: expected a tensor mean or std"),
         (lambda: vtc.zeros(2).normal_(0, -1), ArgumentError, "normal_: expected std >= 0, got -1"),
         (lambda: vtc.zeros(2).uniform_(1, 0), ArgumentError, "uniform_: expected start <= to"),
         (lambda: vtc.zeros(2).bernoulli_(2), ArgumentError, "bernoulli_: expected 0 <= p <= 1"),
-        (lambda: F.dropout(vtc.zeros(2), 1.5), ArgumentError, "dropout: expected 0 <= p <= 1, got 1.5"),
+        (lambda: F.dropout(vtc.zeros(2), 1.5), ArgumentError, "dropout: expected 0 <= p <= 1"),
         (lambda: vtc.multinomial(vtc.zeros(3), 1), ArgumentError, "expected 1 weights > 0"),
         (lambda: vtc.multinomial(-vtc.ones(3), 1), ArgumentError, "expected finite weights >= 0"),
         (lambda: vtc.multinomial(vtc.ones(1, 1, 1), 1), TypeCheckError, r"got f32\[1, 1, 1\]"),

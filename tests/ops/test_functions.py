@@ -1,4 +1,4 @@
-"""User functions: every row of ``functions_table`` against NumPy, against torch, and their gradients."""
+"""User functions: every row of ``functions_table`` against NumPy, torch, and compiled."""
 
 import ml_dtypes
 import numpy as np
@@ -8,6 +8,7 @@ from scipy import special
 
 import vtc
 import vtc.nn.functional as F
+from vtc.errors import CaptureError, TypeCheckError
 
 CASES = [pytest.param(call, numpy, id=call) for rows in ROWS.values() for call, numpy in rows]
 FLOATING = ("f", "V")
@@ -28,6 +29,10 @@ def chan(x):
 
 def smooth(x, beta):
     return np.where(np.abs(x) < beta, x * x / (2 * beta), np.abs(x) - beta / 2)
+
+
+def logp(x):
+    return special.log_softmax(x, 1)
 
 
 def weighted(logp, target, weight):
@@ -68,8 +73,10 @@ def added(x, index, value):
 
 WORDS = {
     "np": np, "special": special, "normed": normed, "chan": chan, "smooth": smooth, "put": put,
-    "weighted": weighted, "attend": attend, "conv": conv, "around": around, "pooled": pooled,
-    "added": added, "bfloat16": ml_dtypes.bfloat16,
+    "weighted": weighted, "logp": logp,
+    "attend": attend, "conv": conv, "around": around, "pooled": pooled,
+    "added": added,
+    "bfloat16": ml_dtypes.bfloat16,
 }  # fmt: skip
 
 
@@ -138,6 +145,37 @@ def test_against_torch(call, numpy):
     compare_gradients(torch, got, want, mine, theirs)
 
 
+UNKNOWN = (  # their sizes, or a number taken from them, depend on data
+    "x[b]", "x[b[:, 0]]", "x[:, b[0]]", "z[:, b]", "x[b[:, 0], 1]", "T.masked_select(x, b)",
+    "T.nonzero(b)", "T.where(b)", "F.one_hot(r)",
+    "F.cross_entropy(x, t, ignore_index=int(t[0]), reduction='sum')",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ROWS)
+def test_compiled_as_eager(family):
+    calls = [call for call, _ in ROWS[family] if call not in UNKNOWN]
+    words = {"T": Vtc(), "F": F, "np": np}
+
+    def every(names):
+        return [eval(call, words, dict(names)) for call in calls]
+
+    names = {name: vtc.tensor(array) for name, array in operands().items()}
+    for call, got, want in zip(calls, vtc.compile(every)(names), every(names), strict=True):
+        pairs = zip(*((x if isinstance(x, tuple) else (x,)) for x in (got, want)), strict=True)
+        for g, w in pairs:
+            assert g.type == w.type
+            close(g.numpy(), w.numpy(), call)
+
+
+@pytest.mark.parametrize("call", UNKNOWN)
+def test_what_depends_on_data_is_not_compiled(call):
+    with pytest.raises(CaptureError):
+        vtc.compile(lambda names: eval(call, {"T": Vtc(), "F": F}, dict(names)))(
+            {name: vtc.tensor(array) for name, array in operands().items()}
+        )
+
+
 def compare_gradients(torch, got, want, mine, theirs):
     """A weighted sum of the results, backward."""
     rng = np.random.default_rng(1)
@@ -153,3 +191,69 @@ def compare_gradients(torch, got, want, mine, theirs):
             for t in (mine[name], x)
         )
         close(got.astype(want.dtype), want, f"gradient of {name}")
+
+
+def test_batch_norm_moves_its_figures():
+    x = vtc.tensor(operands()["o"])
+    step = vtc.compile(lambda x, m, v: F.batch_norm(x, m, v, training=True, momentum=0.25))
+    for run_it in (lambda *a: F.batch_norm(*a, training=True, momentum=0.25), step):
+        mean, var = vtc.zeros(4), vtc.ones(4)
+        run_it(x, mean, var)
+        found = x.numpy().mean((0, 2, 3)), x.numpy().var((0, 2, 3), ddof=1)
+        np.testing.assert_allclose(mean.numpy(), 0.25 * found[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(var.numpy(), 0.75 + 0.25 * found[1], rtol=1e-5)
+
+
+def test_rotary_embedding_turns_pairs():
+    x, angle = operands()["a"], np.linspace(0, 1, 10, dtype=np.float32).reshape(5, 2)
+    got = F.rotary_embedding(*map(vtc.tensor, (x, np.cos(angle), np.sin(angle)))).numpy()
+    turned = (x[..., :2] + 1j * x[..., 2:]) * np.exp(1j * angle)
+    np.testing.assert_allclose(got, np.concatenate([turned.real, turned.imag], -1), rtol=1e-5)
+
+
+def test_products_under_autocast():
+    x, w, b = (vtc.tensor(operands()[n]) for n in "xwy")
+    with vtc.autocast("cpu", vtc.bfloat16):
+        assert F.linear(x, w[:4], b).dtype is vtc.bfloat16
+        assert F.linear(x.bfloat16(), w[:4], b).dtype is vtc.bfloat16
+        assert F.layer_norm(x.bfloat16(), (4,), b, b).dtype is vtc.float32
+        assert F.cross_entropy(x.bfloat16(), vtc.tensor([0, 1, 2])).dtype is vtc.float32
+
+
+def test_low_precision_accumulates_in_f32():
+    x = vtc.full((4096,), 0.1, dtype=vtc.float16)
+    assert abs(float(x.mean().item()) - 0.1) < 1e-4
+    assert abs(float((x * 300).mean().item()) - 30) < 0.05
+    assert float(x.norm().item()) == pytest.approx(6.4, rel=1e-3)
+
+
+def test_in_place_keeps_what_backward_needs():
+    x = vtc.tensor([1.0, 2.0], requires_grad=True)
+    y = x * 1
+    y.mul_(x).exp_().add_(1)
+    y.sum().backward()
+    np.testing.assert_allclose(
+        x.grad.numpy(), 2 * x.detach().numpy() * np.exp([1.0, 4.0]), rtol=1e-5
+    )
+    with vtc.no_grad():
+        assert x.sub_(1) is x
+    assert x.tolist() == [0, 1]
+
+
+def test_views_share_and_copies_do_not():
+    x = vtc.zeros(2, 3)
+    for view in (x.view(6), x.t(), x.reshape(3, 2), x.unsqueeze(0), x.expand(2, 3), x.contiguous()):
+        view.add_(1)
+    assert x.tolist() == [[6.0] * 3] * 2
+    for copy in (
+        x.t().contiguous(),
+        x.t().reshape(6),
+        x.repeat(1, 1),
+        x.flip(0),
+        x.roll(0, 0),
+        x.clone(),
+    ):
+        copy.zero_()
+    assert x.tolist() == [[6.0] * 3] * 2
+    with pytest.raises(TypeCheckError, match=r"shares a memory location|its own memory"):
+        x[:1].expand(4, 3).add_(1)

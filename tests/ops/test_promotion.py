@@ -1,4 +1,4 @@
-"""Type promotion: every pair of dtypes, in every category of operand, against a table and against torch."""
+"""Type promotion: every pair of dtypes, in every kind of operand, against a table and torch."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""``x[key] = value`` against torch's rules and NumPy, eager and compiled; and what a compiled key may be."""
+"""``x[key]`` and ``x[key] = value``, eager and compiled, against NumPy and torch."""
 
 import numpy as np
 import pytest
@@ -150,8 +150,8 @@ def test_blocks_move_to_fit():
     [
         (lambda x: x[3], IndexRangeError, r"index 3 is out of range for dim 0 of size 3"),
         (lambda x: x[0, -5], IndexRangeError, r"index -5 is out of range for dim 1 of size 4"),
-        (lambda x: x[[0, 3]], IndexRangeError, r"index: expected 0 <= index < 3 along axis 0, got 3"),
-        (lambda x: x[0, 0, 0], IndexRangeError, r"too many indices for f32\[3, 4\]: expected 2, got 3"),
+        (lambda x: x[[0, 3]], IndexRangeError, r"index: expected 0 <= index < 3 along axis 0"),
+        (lambda x: x[0, 0, 0], IndexRangeError, r"too many indices for f32\[3, 4\]: .* got 3"),
         (lambda x: x[..., ...], IndexRangeError, r"expected one Ellipsis"),
         (lambda x: x[::-1], ArgumentError, r"slice: expected a step >= 1, got -1; use vtc.flip"),
         (lambda x: x[1.5], ArgumentError, r"an index may hold ints, slices.*, got float 1.5"),

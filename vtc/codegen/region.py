@@ -39,7 +39,7 @@ class Region:
     @staticmethod
     def of(graph: Graph, ranges: Mapping[str, Range]) -> Region:
         """``graph``, whose symbols have ``ranges``."""
-        for node in (*graph.params, *graph.nodes):
+        for node in (*graph.nodes, *graph.params):
             what = node.op.name if node.op else node.name
             if not isinstance(node.type, TensorType):
                 raise CodegenError(f"{what}: expected one tensor in a region, got {node.type}")

@@ -303,16 +303,6 @@ def refuse_complex(what: str, dtype: DType) -> None:
         raise CodegenError(f"{what}: expected a real dtype, got {dtype}, which C kernels lack")
 
 
-def extreme(dtype: DType, *, least: bool) -> str:
-    """The literal of the least or the greatest value of ``dtype``."""
-    if dtype.kind == "bool":
-        return "0" if least else "1"
-    if dtype.kind == "int":
-        info = np.iinfo(dtype.numpy)
-        return literal(int(info.min if least else info.max), dtype)
-    return literal(-math.inf if least else math.inf, dtype.accumulate)
-
-
 def _integer_literal(value: int, dtype: DType) -> str:
     value = int(np.asarray(value).astype(dtype.numpy))
     if value == -(2**63):

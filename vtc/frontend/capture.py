@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vtc.errors import CaptureError, DeviceError, GradientError, VersionError
+from vtc.errors import CaptureError, GradientError, VersionError
 from vtc.frontend import dispatch
 from vtc.frontend.dispatch import Rest, Result, state
 from vtc.frontend.naming import Names, Site, site
@@ -140,7 +140,7 @@ class Capture:
     def rule(self, op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:
         """The dispatch rule: while this trace runs, record."""
         del rest
-        self.check_devices(op, inputs)
+        dispatch.check_one_device(op, inputs)
         requires = (
             state.grad
             and not isinstance(op, StopGradient)
@@ -156,15 +156,6 @@ class Capture:
             [x._weak or _is_number(x) for x in inputs]
         )
         return out
-
-    def check_devices(self, op: Op, inputs: Sequence[Tensor]) -> None:
-        """All inputs live on one device."""
-        devices = {x.device for x in inputs if x._storage is not None}
-        if len(devices) > 1:
-            raise located(
-                DeviceError,
-                f"{op.name}: expected one device, got {', '.join(sorted(map(str, devices)))}",
-            )
 
     def view(self, op: Op, x: Tensor) -> Tensor:
         """A traced view of ``x``."""

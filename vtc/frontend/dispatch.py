@@ -15,7 +15,7 @@ from contextlib import ContextDecorator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from vtc.errors import ArgumentError, IndexRangeError, TypeCheckError
+from vtc.errors import ArgumentError, DeviceError, IndexRangeError, TypeCheckError
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, Sym
 from vtc.ir.op import Op, make
@@ -155,6 +155,14 @@ def apply_tuple(op: Op, *inputs: Tensor) -> tuple[Tensor, ...]:
         return cast("tuple[Tensor, ...]", _stack(op, inputs))
     except (TypeCheckError, IndexRangeError) as e:
         raise _place(e) from None
+
+
+def check_one_device(op: Op, inputs: Sequence[Tensor]) -> None:
+    """DeviceError unless all inputs live on one device."""
+    devices = {x.device for x in inputs}
+    if len(devices) > 1:
+        names = " and ".join(sorted(map(str, devices)))
+        raise located(DeviceError, f"{op.name}: expected one device, got {names}; use .to(device)")
 
 
 def _place(e: TypeCheckError | IndexRangeError) -> Exception:

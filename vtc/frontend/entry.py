@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from vtc.build import Built, compile_program, stage_program
 
+from vtc.build import Built, compile_program, stage_program
 from vtc.errors import GradientError
 from vtc.frontend import dispatch
 from vtc.frontend.autograd import BUILDER, ENGINE, Saved, restore

@@ -1,18 +1,26 @@
 """What a trace read besides its arguments, and whether that is still so.
 
-While user code is traced a profile hook collects the functions it enters. The globals and closure
-cells their code names are recorded by value, objects with their attributes. What cannot change
-without an attribute of a Module being set is compared only when the process-wide epoch has moved.
+While user code is traced a profile hook collects the functions it enters. The globals their code
+names, the cells and defaults of those functions, and every container and object found from there
+are watched: each one alone, by its direct parts. Attributes of classes and of Python modules are
+watched by the names that the code mentions. What cannot change without the process-wide epoch
+moving (Modules, and whether a tensor requires grad) is compared only when it has.
 """
 
 from __future__ import annotations
 
+import argparse
+import builtins
+import dis
 import enum
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType
+from functools import lru_cache, partial
+from types import CellType, CodeType, FrameType, FunctionType, MethodType, ModuleType
+from types import EllipsisType, SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,140 +32,168 @@ from vtc.ir.dims import Dim
 from vtc.ir.types import DType
 from vtc.runtime.device import Device
 
-Facts = dict[str, object]
-PLAIN = (int, float, str, bytes, bool, complex, type(None), DType, Device, Dim, enum.Enum)
-OPAQUE = (FunctionType, BuiltinFunctionType, type, ModuleType, np.ndarray, np.generic)
-DEPTH = 12
+Parts = tuple[tuple[object, ...], tuple[object, ...]]
+PLAIN = (
+    int, float, str, bytes, bool, complex, type(None), range, EllipsisType, DType, Device, Dim,
+    enum.Enum,
+)  # fmt: skip
+SEQUENCES = (list, tuple, deque, set, frozenset)
+NAMESPACES = (SimpleNamespace, argparse.Namespace)
+SMALL = 1 << 16
+"""Bytes of a NumPy array that is watched by its content; a larger one is watched by identity."""
 ProfileEvent = Literal["call", "return", "c_call", "c_return", "c_exception"]
+
+
+class _Missing:
+    """What a name that is not bound is bound to."""
+
+
+MISSING = _Missing()
+
+
+def same(old: object, new: object) -> bool:
+    """Whether code that read ``old`` would do the same with ``new``."""
+    if old is new:
+        return True
+    if type(old) is not type(new):
+        return False
+    if isinstance(old, (float, complex)):
+        return repr(old) == repr(new)  # tells -0.0 from 0.0; a NaN is a NaN
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        return len(old) == len(new) and all(map(same, old, new))
+    return isinstance(old, PLAIN) and old == new
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A name in a namespace (a globals dict, or a closure cell) and what it was bound to."""
+    """A name in a namespace (of a module or of a class) and what it was bound to."""
 
+    path: str
     name: str
-    space: Any
+    space: Mapping[str, object]
     value: object
 
-    def now(self) -> object:
-        """What the name is bound to now."""
-        if isinstance(self.space, dict):
-            return self.space.get(self.name, _MISSING)
-        try:
-            return self.space.cell_contents
-        except ValueError:
-            return _MISSING
-
-    def holds(self) -> bool:
-        """Whether the name still means the same."""
-        now = self.now()
-        return now is self.value or (
-            isinstance(now, PLAIN) and type(now) is type(self.value) and now == self.value
-        )
+    def miss(self) -> str | None:
+        """What changed, or None."""
+        now = self.space.get(self.name, MISSING)
+        return None if same(self.value, now) else _change(self.path, self.value, now)
 
 
-_MISSING = object()
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """An object and its direct parts when traced."""
+
+    path: str
+    value: object
+    parts: Parts
+
+    def miss(self) -> str | None:
+        """What changed, or None."""
+        keys, now = parts_of(self.value)
+        old_keys, old = self.parts
+        if keys == old_keys and all(map(same, old, now)):
+            return None
+        was, is_ = dict(zip(old_keys, old, strict=True)), dict(zip(keys, now, strict=True))
+        for key in (*was, *is_):
+            a, b = was.get(key, MISSING), is_.get(key, MISSING)
+            if not same(a, b):
+                return _change(_path(self.path, self.value, key), a, b)
+        return f"{self.path or 'the function'} has its parts in another order"
 
 
 @dataclass
 class Guards:
-    """Bindings checked at each call, and objects compared when the epoch moved or when they are
-    small.
-    """
+    """Names and objects compared at each call, and objects compared when the epoch moved."""
 
     bindings: list[Binding] = field(default_factory=list)
-    light: dict[str, tuple[object, Facts]] = field(default_factory=dict)
-    heavy: dict[str, tuple[object, Facts]] = field(default_factory=dict)
+    light: list[Watch] = field(default_factory=list)
+    heavy: list[Watch] = field(default_factory=list)
     epoch: int = -1
 
     def miss(self) -> str | None:
         """Why the guards do not hold, or None."""
         for b in self.bindings:
-            if not b.holds():
-                return f"{b.name} was {_word(b.value)}, is {_word(b.now())}"
-        for name, (value, facts) in self.light.items():
-            if (why := difference(facts, read(name, value))) is not None:
+            if (why := b.miss()) is not None:
                 return why
-        if self.epoch != epoch():
-            for name, (value, facts) in self.heavy.items():
-                if (why := difference(facts, read(name, value))) is not None:
+        for w in self.light:
+            if (why := w.miss()) is not None:
+                return why
+        now = epoch()  # before comparing: another thread may move it meanwhile
+        if self.epoch != now:
+            for w in self.heavy:
+                if (why := w.miss()) is not None:
                     return why
-            self.epoch = epoch()
+            self.epoch = now
         return None
 
-    def add(self, name: str, value: object) -> None:
-        """Record the attributes and elements of ``value``."""
-        if isinstance(value, (*PLAIN, *OPAQUE, Tensor)) or name in self.light or name in self.heavy:
-            return
-        facts = read(name, value)
-        heavy = hasattr(value, "named_parameters") or hasattr(value, "__guards__")
-        (self.heavy if heavy else self.light)[name] = (value, facts)
 
-
-def read(name: str, value: object) -> Facts:
-    """Every plain value, tensor and function below ``value``, by path."""
-    facts: Facts = {}
-    _read(name, value, facts, set(), 0)
-    return facts
-
-
-def _read(path: str, value: object, facts: Facts, seen: set[int], depth: int) -> None:
-    if isinstance(value, PLAIN):
-        facts[path] = (type(value), value)
-        return
+def parts_of(value: object) -> Parts:
+    """Names and values of the direct parts of ``value``."""
+    if isinstance(value, dict):
+        return tuple(value), tuple(value.values())
+    if isinstance(value, SEQUENCES):
+        return tuple(range(len(value))), tuple(value)
     if isinstance(value, Tensor):
-        facts[path] = ("tensor", id(value), value.dtype, value.shape, value._requires)
-        return
-    if isinstance(value, OPAQUE) or depth > DEPTH or id(value) in seen:
-        facts[path] = ("object", id(value))
-        return
-    seen.add(id(value))
+        return ("requires_grad",), (value._requires,)
+    if isinstance(value, np.ndarray):
+        return ("content",), (value.tobytes(),)
+    if isinstance(value, FunctionType):
+        cells = tuple([_content(c) for c in value.__closure__ or ()])
+        own = (value.__code__, value.__defaults__, value.__kwdefaults__, value.__dict__)
+        names = ("__code__", "__defaults__", "__kwdefaults__", "__dict__")
+        return (*names, *value.__code__.co_freevars), (*own, *cells)
+    if isinstance(value, MethodType):
+        return ("__func__", "__self__"), (value.__func__, value.__self__)
+    if isinstance(value, partial):
+        return ("func", "args", "keywords"), (value.func, value.args, value.keywords)
     guards = getattr(value, "__guards__", None)
     if guards is not None:
-        facts[path] = ("guards", guards())
-        return
-    facts[path] = ("kind", type(value), id(value))
-    for key, inner in _parts(value):
-        _read(f"{path}{key}", inner, facts, seen, depth + 1)
+        return ("state",), (guards(),)
+    return _attributes(value)
 
 
-def _parts(value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict):
-        yield from ((f"[{k!r}]", v) for k, v in tuple(value.items()))
-        yield "[len]", len(value)
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        yield from ((f"[{i}]", v) for i, v in enumerate(value))
-        yield "[len]", len(value)
-    elif isinstance(value, MethodType):
-        yield ".__func__", value.__func__
-        yield ".__self__", value.__self__
-    else:
-        yield from ((f".{k}", v) for k, v in list(getattr(value, "__dict__", {}).items()))
+def _attributes(value: object) -> Parts:
+    found = dict(getattr(value, "__dict__", {}))
+    for name in _slots(type(value)):
+        found[name] = getattr(value, name, MISSING)
+    return tuple(found), tuple(found.values())
 
 
-def difference(old: Facts, new: Facts) -> str | None:
-    """The first path at which the two differ, in words."""
-    if old == new:
-        return None
-    for path in (*old, *new):
-        if old.get(path) != new.get(path):
-            return f"{path} was {_fact(old.get(path))}, is {_fact(new.get(path))}"
-    return None
+@lru_cache(maxsize=1024)
+def _slots(cls: type) -> tuple[str, ...]:
+    """The names of attributes that instances keep in slots."""
+    found: list[str] = []
+    for c in cls.__mro__:
+        own = vars(c).get("__slots__", ())
+        found += [own] if isinstance(own, str) else own
+    return tuple([n for n in found if n not in ("__dict__", "__weakref__")])
 
 
-def _fact(fact: object) -> str:
-    match fact:
-        case None:
-            return "absent"
-        case (type(), value):
-            return repr(value)
-        case ("tensor", _, dtype, tuple() as shape, _):
-            return f"a tensor {dtype}{list(shape)}"
-        case _:
-            return "another object" if isinstance(fact, tuple) else repr(fact)
+def _content(cell: CellType) -> object:
+    try:
+        found: object = cell.cell_contents
+    except ValueError:
+        return MISSING
+    return found
+
+
+def _path(path: str, value: object, key: object) -> str:
+    """What part ``key`` of ``value`` is called."""
+    if isinstance(value, (dict, *SEQUENCES)):
+        return f"{path}[{key!r}]"
+    return f"{path}.{key}" if path else str(key)
+
+
+def _change(path: str, old: object, new: object) -> str:
+    was, now = _word(old), _word(new)
+    return f"{path} was {was}, is {now if now != was else f'another {type(new).__name__}'}"
 
 
 def _word(value: object) -> str:
+    if value is MISSING:
+        return "absent"
+    if isinstance(value, Tensor) and value._array is not None:
+        return f"a tensor {value.type}"
     return repr(value) if isinstance(value, PLAIN) else f"a {type(value).__name__}"
 
 
@@ -188,53 +224,118 @@ class Recorder:
         finally:
             sys.setprofile(before)
 
-    def guards(self, fn: Any) -> Guards:
-        """What the collected functions, and the closures of ``fn``, read."""
-        found = Guards()
-        known: set[tuple[int, str]] = set()
+    def guards(self, fn: Any, arguments: Sequence[tuple[str, object]] = ()) -> Guards:
+        """What the collected functions read, starting at globals, at ``fn`` and at objects among
+        the arguments."""
+        walk = _Walk(self.codes)
         for code, space in self.codes.items():
-            for name in _names(code):
-                if name in space and (id(space), name) not in known:
-                    known.add((id(space), name))
-                    self._bind(found, name, space, space[name])
-        self._closures(found, fn, set())
+            for name in global_names(code):
+                if name in space or hasattr(builtins, name):
+                    walk.bind(name, name, space, id(space))
+        root = "" if isinstance(fn, FunctionType) else "self"
+        for name, value in ((root, fn), *arguments):
+            walk.queue.append((name, value))
+        walk.run()
         self.codes.clear()
-        found.epoch = epoch()
-        return found
+        walk.found.epoch = epoch()
+        return walk.found
 
-    def _bind(self, found: Guards, name: str, space: object, value: object) -> None:
-        if isinstance(value, ModuleType):
-            return
-        found.bindings.append(Binding(name, space, value))
-        found.add(name, value)
 
-    def _closures(self, found: Guards, fn: Any, seen: set[int]) -> None:
-        fn = getattr(fn, "__wrapped__", fn)
-        if id(fn) in seen:
+class _Walk:
+    """From the names that code mentions to everything it could have read."""
+
+    def __init__(self, codes: Mapping[CodeType, object]) -> None:
+        self.codes = frozenset(codes)
+        self.names = frozenset([n for c in codes for n in mentioned(c)]) | {"forward"}
+        self.found = Guards()
+        self.queue: list[tuple[str, object]] = []
+        self.seen: dict[int, object] = {}
+        self.bound: set[tuple[int, str]] = set()
+
+    def bind(self, path: str, name: str, space: Mapping[str, object], key: int) -> None:
+        """Record what ``name`` means in ``space``."""
+        if (key, name) in self.bound:
             return
-        seen.add(id(fn))
-        if hasattr(fn, "named_parameters"):
-            found.add("self", fn)
-        owner = getattr(fn, "__self__", None)
-        if owner is not None and not isinstance(owner, ModuleType):
-            found.add("self", owner)
-        function = getattr(fn, "__func__", fn)
-        if not isinstance(function, FunctionType):
-            return
-        for name, cell in zip(
-            function.__code__.co_freevars, function.__closure__ or (), strict=True
-        ):
-            try:
-                value = cell.cell_contents
-            except ValueError:
+        self.bound.add((key, name))
+        value = space.get(name, MISSING)
+        self.found.bindings.append(Binding(path, name, space, value))
+        self.queue.append((path, value))
+
+    def run(self) -> None:
+        """Watch everything in the queue, and what is found on the way."""
+        while self.queue:
+            path, value = self.queue.pop()
+            if isinstance(value, PLAIN) or id(value) in self.seen:
                 continue
-            self._bind(found, name, cell, value)
-            if isinstance(value, (FunctionType, MethodType)):
-                self._closures(found, value, seen)
+            self.seen[id(value)] = value
+            if isinstance(value, ModuleType):
+                self.module(path, value)
+            elif isinstance(value, type):
+                self.classes(value)
+            elif self.is_open(value):
+                self.watch(path, value)
+
+    def watch(self, path: str, value: object) -> None:
+        """Record the parts of ``value``, and queue them."""
+        parts = parts_of(value)
+        is_heavy = isinstance(value, Tensor) or hasattr(value, "named_parameters")
+        (self.found.heavy if is_heavy else self.found.light).append(Watch(path, value, parts))
+        self.queue += [(_path(path, value, k), v) for k, v in zip(*parts, strict=True)]
+        self.queue.append((type(value).__name__, type(value)))
+
+    def is_open(self, value: object) -> bool:
+        """Whether the parts of ``value`` are the user's business."""
+        if isinstance(value, FunctionType):
+            return value.__code__ in self.codes
+        if isinstance(value, np.ndarray):
+            return value.nbytes <= SMALL and value.dtype.kind != "O"
+        known = (dict, *SEQUENCES, *NAMESPACES, MethodType, partial, Tensor)
+        if isinstance(value, known) or hasattr(value, "named_parameters"):
+            return True
+        return hasattr(value, "__guards__") or _is_user_module(type(value).__module__)
+
+    def module(self, path: str, module: ModuleType) -> None:
+        """Record the attributes of a Python module that the code mentions."""
+        if _is_user_module(module.__name__):
+            space = vars(module)
+            for name in self.names & space.keys():
+                self.bind(f"{path}.{name}", name, space, id(space))
+
+    def classes(self, cls: type) -> None:
+        """Record the attributes of a class and of its bases that the code mentions."""
+        bases = [c for c in cls.__mro__ if _is_user_module(c.__module__)]
+        present = {name for c in bases for name in vars(c)}
+        for c in bases:
+            for name in self.names & present:
+                self.bind(f"{c.__name__}.{name}", name, vars(c), id(c))
 
 
-def _names(code: CodeType) -> Iterator[str]:
+@lru_cache(maxsize=1024)
+def _is_user_module(name: str) -> bool:
+    """Whether a Python module is neither vtc's nor Python's own."""
+    top = name.partition(".")[0]
+    return top not in ("vtc", "numpy", "builtins") and top not in sys.stdlib_module_names | {
+        "__builtins__"
+    } - {"__main__"}
+
+
+@lru_cache(maxsize=4096)
+def global_names(code: CodeType) -> tuple[str, ...]:
+    """The globals that ``code`` and the functions inside it read."""
+    found = [
+        str(i.argval) for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    ]
+    for inner in _inner(code):
+        found += global_names(inner)
+    return tuple(dict.fromkeys(found))
+
+
+def mentioned(code: CodeType) -> Iterator[str]:
+    """Every name, attributes included, in ``code`` and the functions inside it."""
     yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
+    for inner in _inner(code):
+        yield from mentioned(inner)
+
+
+def _inner(code: CodeType) -> list[CodeType]:
+    return [c for c in code.co_consts if isinstance(c, CodeType)]

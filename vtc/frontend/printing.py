@@ -16,7 +16,10 @@ THRESHOLD, EDGE, WIDTH = 1000, 3, 82  # NumPy counts brackets that PyTorch does 
 
 
 def show_array(array: Array, prefix: str = "") -> str:
-    """``array`` (f64 where it is a float) as text; ``prefix`` stands before it on the first line."""
+    """``array`` (f64 where it is a float) as text.
+
+    ``prefix`` stands before it on the first line.
+    """
     if not array.size:
         return "[]" if array.ndim == 1 else f"[], size={array.shape}"
     spell = _spelling(array)

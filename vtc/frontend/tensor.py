@@ -409,6 +409,7 @@ def concrete_type(x: Tensor) -> TensorType:
 def _run_numpy(op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:
     """The backend rule of the CPU."""
     del rest
+    dispatch.check_one_device(op, inputs)
     arrays = [_array_of(x) for x in inputs]
     type = op.infer(*map(TensorType.of, arrays))
     out = compute(op, arrays, type)

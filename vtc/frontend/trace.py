@@ -365,7 +365,10 @@ def _key_of(mapping: dict[Any, Any], value: object) -> Any:
 
 
 def _named_by(attributes: dict[Any, Any], name: Any) -> str | None:
-    """``Class.name`` where ``attributes`` is the ``__dict__`` of an object; the name of a global."""
+    """``Class.name`` where ``attributes`` is the ``__dict__`` of an object.
+
+    The name of a global.
+    """
     for owner in gc.get_referrers(attributes):
         if getattr(owner, "__dict__", None) is attributes:
             return f"{type(owner).__name__}.{name}"

@@ -10,38 +10,44 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, cast, final
+from typing import final
 
 from vtc.errors import DeviceError
 
-Type = Literal["cpu", "cuda"]
 _NAME = re.compile(r"(cpu|cuda)(?::(0|[1-9][0-9]*))?")
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A place for tensors; ``index`` None is the current one of its type."""
+    """A place for tensors: ``Device("cuda:1")`` or ``Device("cuda", 1)``; DeviceError if none is
+    so called.
 
-    type: Type
+    ``index`` None is the current one of its type; there is one cpu, which has no index.
+    """
+
+    type: str
     index: int | None = None
 
     def __post_init__(self) -> None:
-        if self.type not in ("cpu", "cuda") or (self.index is not None and self.index < 0):
-            raise _unknown(str(self))
-        if self.type == "cpu" and self.index not in (None, 0):
-            raise DeviceError(f"device: expected cpu, the only one there is, got {str(self)!r}")
+        name = str(self)
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise _unknown(name)
+        type, index = match.groups()
+        if type == "cpu" and index not in (None, "0"):
+            raise DeviceError(f"device: expected cpu, the only one there is, got {name!r}")
+        object.__setattr__(self, "type", type)
+        object.__setattr__(self, "index", None if index is None or type == "cpu" else int(index))
 
     @classmethod
     def parse(cls, name: str | Device) -> Device:
         """The device called ``name``; DeviceError if that names none."""
         if isinstance(name, Device):
             return name
-        match = _NAME.fullmatch(name) if isinstance(name, str) else None
-        if match is None:
+        if not isinstance(name, str):
             raise _unknown(name)
-        type, index = match.groups()
-        return cls(cast("Type", type), None if index is None else int(index))
+        return cls(name)
 
     def __str__(self) -> str:
         return self.type if self.index is None else f"{self.type}:{self.index}"

@@ -89,9 +89,8 @@ def sizes(size: Sequence[Any]) -> tuple[Size, ...]:
 
 
 def place(device: Device | str | None) -> Device | None:
-    """A device the user named; there is one cpu, so it has one spelling."""
-    found = Device.parse(device) if isinstance(device, str) else device
-    return Device("cpu") if found is not None and found.type == "cpu" else found
+    """A device the user named."""
+    return Device.parse(device) if isinstance(device, str) else device
 
 
 def flat(values: Sequence[Any]) -> tuple[Any, ...]:

@@ -1,0 +1,78 @@
+"""The C compiler: found, driven once per distinct kernel, and quoted when it fails."""
+
+from dataclasses import replace
+
+import pytest
+from regions import planned, region
+
+from vtc.codegen import compiler as compilers
+from vtc.codegen.c import compile_plan, find_compiler, generate
+from vtc.codegen.compiler import Compiler
+from vtc.config import override
+from vtc.errors import CompilerError
+from vtc.ir.graph import GraphBuilder, Program
+from vtc.ir.ops.expr import Expr
+from vtc.ir.target import cpu
+from vtc.ir.types import TensorType, f32
+from vtc.runtime.cache import Store
+
+pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
+
+
+def test_equal_kernels_are_compiled_once_and_kept(tmp_path):
+    log, wrapper = tmp_path / "log", tmp_path / "cc"
+    real = find_compiler()
+    quoted = " ".join(f"'{part}'" for part in real.command)
+    wrapper.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {quoted} "$@"\n')
+    wrapper.chmod(0o755)
+    compiler = replace(real, command=(str(wrapper),))
+    b = GraphBuilder()
+    params = [b.param(n, TensorType(f32, (7,))) for n in "xy"]
+    outputs = [Expr(b, p).tanh().value for p in params]
+    plan = generate(planned(Program((b.graph("main", params, outputs),))), cpu())
+    assert (len(plan.kernels), len(plan.steps)) == (1, 2)
+    store = Store(tmp_path / "store")
+    path = compile_plan(plan, compiler, store)
+    assert len(log.read_text().splitlines()) == 3  # the kernel, the host, the library
+    assert compile_plan(plan, compiler, store) == path
+    assert compile_plan(plan, compiler, Store(tmp_path / "store")) == path
+    assert len(log.read_text().splitlines()) == 3
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path):
+    program = region([TensorType(f32, (7,))], lambda x: (x.tanh(),))
+    plan = generate(program, cpu())
+    broken = replace(plan, host="int vtc_run(void) { return nonsense; }")
+    with pytest.raises(CompilerError, match="nonsense") as caught:
+        compile_plan(broken, find_compiler(), Store(tmp_path))
+    assert str(caught.value).startswith("compile: expected ")
+    assert "-O3" in str(caught.value)
+    missing = Compiler(("/no/such/compiler",), (), "")
+    with pytest.raises(CompilerError, match=r"compile: expected to run /no/such/compiler, got "):
+        compile_plan(plan, missing, Store(tmp_path))
+
+
+def test_the_compiler_that_is_asked_for_is_taken_or_refused():
+    found = find_compiler()
+    with override(cc=" ".join(found.command)):
+        assert find_compiler() == found
+    with (
+        override(cc="/no/such/compiler"),
+        pytest.raises(CompilerError, match=r"compile: expected to run /no/such/compiler"),
+    ):
+        find_compiler()
+
+
+def test_a_compiler_without_our_flags_does_with_fewer(tmp_path):
+    real = find_compiler()
+    quoted = " ".join(f"'{part}'" for part in real.command)
+    wrapper = tmp_path / "cc"
+    wrapper.write_text(
+        f'#!/bin/sh\ncase "$*" in *-march*|*openmp*) echo unknown flag >&2; exit 1;; esac\n'
+        f'exec {quoted} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    found = compilers._probe((str(wrapper),))
+    assert set(compilers.REQUIRED) <= set(found.flags)
+    assert "-march=native" not in found.flags
+    assert found.identity != real.identity
