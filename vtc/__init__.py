@@ -74,7 +74,7 @@ _TABLE: dict[str, tuple[str, ...]] = {
         "transpose t movedim narrow select chunk split unbind",
     ),
 }
-_SUBMODULES = ("nn", "optim", "errors", "ir", "runtime", "frontend", "passes", "codegen")
+_SUBMODULES = ("codegen", "errors", "frontend", "ir", "nn", "optim", "passes", "runtime")
 
 
 def _names() -> dict[str, tuple[str, str]]:

@@ -88,7 +88,8 @@ def compile_program(program: Program, context: Context) -> Built:
 
 
 def dump(built: Built, folder: Path) -> Path:
-    """Write every stage, every kernel, the host unit and the plan; the new directory below ``folder``.
+    """Write every stage, every kernel, the host unit and the plan; the new directory below
+    ``folder``.
 
     ``VTC_DUMP=folder`` does this for all that is built.
     """

@@ -145,9 +145,9 @@ ARGUMENT = [
     ("x.split([1, 3], 1)", r"split: expected sizes that sum to dim 1 of f32\[2, 3\], got \[1, 3\]"),
     ("x.split(0)", r"split: expected a size >= 1, got 0"),
     ("x.chunk(0)", r"chunk: expected chunks >= 1, got 0"),
-    ("vtc.cat([])", r"cat: expected a non-empty sequence of Tensors, got 'list'"),
-    ("vtc.cat([x, 1])", r"cat: expected a non-empty sequence of Tensors, got 2 items"),
-    ("vtc.stack(x)", r"stack: expected a non-empty sequence of Tensors, got 'Tensor'"),
+    ("vtc.cat([])", r"cat: expected a non-empty sequence of Tensors, got an empty list"),
+    ("vtc.cat([x, 1])", r"cat: expected a non-empty sequence of Tensors, got \[Tensor, int\]"),
+    ("vtc.stack(x)", r"stack: expected a non-empty sequence of Tensors, got one Tensor"),
     ("F.pad(x, (1,))", r"pad: expected two sizes for each of up to 2 dims, got \[1\]"),
     ("F.pad(x, (1, 1), mode='odd')", r"pad: expected mode to be one of constant, reflect"),
     (

@@ -1,1 +1,4 @@
-"""What a program is: types, dims, ops, graphs, their text, their meaning, and the plan they become."""
+"""What a program is.
+
+Types, dims, ops, graphs, their text, their meaning, and the plan they become.
+"""
