@@ -8,7 +8,8 @@
     def f(x: f32[4]) -> f32[4]: ...
 
 Optional are ``keeps`` (composites the target keeps whole), ``options`` (fields of ``Options``)
-and ``unevaluated`` (why the first half cannot run). Both halves run on the same inputs, so a file
+``unevaluated`` (why the first half cannot run) and, for ``partition``, ``cut`` (how many outputs are
+results, how many params tangents). Both halves run on the same inputs, so a file
 cannot record a miscompilation. ``make golden`` writes the second halves, with places if the first
 has some.
 """
@@ -27,18 +28,20 @@ import pytest
 import vtc.ir.ops  # noqa: F401
 from vtc.errors import IndexRangeError
 from vtc.ir.evaluate import evaluate
-from vtc.ir.graph import Graph, Program
+from vtc.ir.graph import Graph, GraphBuilder, Node, Program
+from vtc.ir.ops.control import Call, Item
 from vtc.ir.target import Target
 from vtc.ir.text import parse, show
-from vtc.ir.types import dtype_of
+from vtc.ir.types import TupleType, dtype_of
 from vtc.ir.verify import verify
 from vtc.passes.check import TOLERANCE, difference, random_inputs
 from vtc.passes.cost import nominal
+from vtc.passes.partition import Pair, partition
 from vtc.passes.pipeline import Context, Options
 
 FILES = sorted(Path(__file__).parent.glob("*.vtc"))
 BECOMES = "# ---- becomes\n"
-HEADER = re.compile(r"# (pass|keeps|options|unevaluated): *(.*)\n")
+HEADER = re.compile(r"# (pass|keeps|options|unevaluated|cut): *(.*)\n")
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,46 @@ class Golden:
     @property
     def context(self) -> Context:
         keeps = frozenset(self.header.get("keeps", "").split(", ")) - {""}
-        options = ast.parse(f"f({self.header.get('options', '')})", mode="eval").body.keywords
-        values = {k.arg: ast.literal_eval(k.value) for k in options}
-        return Context(Target(name="golden", kind="cpu", keeps=keeps), Options(**values))
+        options = Options(**self.values("options"))
+        return Context(Target(name="golden", kind="cpu", keeps=keeps), options)
+
+    def values(self, line: str) -> dict[str, int]:
+        keywords = ast.parse(f"f({self.header.get(line, '')})", mode="eval").body.keywords
+        return {k.arg: ast.literal_eval(k.value) for k in keywords}
+
+    def run(self, before: Program) -> Program:
+        name = self.header["pass"]
+        if name == "partition":
+            return joined(partition(before, **self.values("cut"), context=self.context), before)
+        return getattr(import_module(f"vtc.passes.{name}"), name)(before, self.context)
+
+
+def joined(pair: Pair, whole: Program) -> Program:
+    """The pair as one program that calls both halves, so that it can be run beside ``whole``."""
+    b = GraphBuilder()
+    params = [b.param(p.name, p.type) for p in whole.entry.params]
+    forward, backward = pair.forward.entry, pair.backward.entry
+    taken, tangents = params[: len(forward.params)], params[len(forward.params) :]
+    results = called(b, forward, taken)
+    gradients = called(b, backward, pair.arguments(taken, results, tangents))
+    count = len(whole.entry.outputs) - len(gradients)
+    entry = b.graph(whole.entry.name, params, [*results[:count], *gradients])
+    return Program((forward, backward, entry), whole.dims, whole.facts)
+
+
+def called(b: GraphBuilder, graph: Graph, arguments: list[Node]) -> list[Node]:
+    types = graph.result
+    if len(types) == 1:
+        return [b.apply(Call(graph.name, types[0]), *arguments)]
+    whole = b.apply(Call(graph.name, TupleType(types)), *arguments)
+    return [b.apply(Item(i), whole) for i in range(len(types))]
 
 
 def check(path: Path, *, update: bool) -> None:
     golden = Golden.read(path)
-    name = golden.header["pass"]
     before = parse(golden.before)
     verify(before)
-    after = getattr(import_module(f"vtc.passes.{name}"), name)(before, golden.context)
+    after = golden.run(before)
     verify(after)
     assert parse(show(after)) == after
     if "unevaluated" not in golden.header:
