@@ -48,7 +48,7 @@ def test_decoding_with_the_cache_is_the_whole_pass():
         decode = vtc.compile(model)
         steps = [decode(vtc.tensor(ids[:, i : i + 1]), vtc.tensor([i])).numpy() for i in range(8)]
     np.testing.assert_allclose(np.concatenate(steps, 1), whole, rtol=1e-4, atol=1e-5)
-    assert len(decode.entries) == 1
+    assert len(decode.entries) == 1, decode.explain()
 
 
 def test_train_digits():

@@ -30,7 +30,7 @@ def test_values_bear_the_names_of_variables():
     def f(x):
         hidden = vtc.exp(x)
         total = hidden.sum()
-        return total
+        return total  # noqa: RET504
 
     f(arange(3))
     text = f.ir("captured")
@@ -204,7 +204,8 @@ def test_gradients_of_gradients():
 
 
 def test_value_and_grad_of_several_arguments():
-    value, (da, db) = vtc.value_and_grad(lambda a, b: (a * b).sum(), argnums=(0, 1))(arange(2), arange(2) + 1)
+    both = vtc.value_and_grad(lambda a, b: (a * b).sum(), argnums=(0, 1))
+    value, (da, db) = both(arange(2), arange(2) + 1)
     assert (value.item(), da.tolist(), db.tolist()) == (2.0, [1.0, 2.0], [0.0, 1.0])
 
 

@@ -8,19 +8,25 @@ from functools import cache
 
 import numpy as np
 import pytest
-from calls_table import GROUPS, KNOWN, operands
+from calls_table import GROUPS, KNOWN, KNOWN_COMPILED, edge_operands, operands
 
 import vtc
 import vtc.nn.functional as F
 
 torch = pytest.importorskip("torch", reason="needs the extra 'parity'")
 
-CASES = [
-    pytest.param(group, row, marks=[pytest.mark.xfail(strict=True, reason=why)] if why else [])
-    for group, rows in GROUPS.items()
-    for row in rows
-    for why in [KNOWN.get(row)]
-]
+
+def cases(known):
+    """Every row, those in ``known`` expected to fail."""
+    return [
+        pytest.param(group, row, marks=[pytest.mark.xfail(strict=True, reason=why)] if why else [])
+        for group, rows in GROUPS.items()
+        for row in rows
+        for why in [known.get(row)]
+    ]
+
+
+FAILING = {**KNOWN, **KNOWN_COMPILED}
 HALVES = {"bfloat16": 2e-2, "float16": 4e-3}
 RTOL = {**HALVES, "float32": 3e-5, "float64": 1e-9}
 
@@ -70,9 +76,14 @@ def name_of(dtype):
 
 
 @cache
-def wanted(row):
+def arrays_of(group):
+    return edge_operands() if group == "edges" else operands()
+
+
+@cache
+def wanted(group, row):
     """What torch gives for a row, and the weights its gradients were made with."""
-    tensors = {k: torch.tensor(a) for k, a in operands().items()}
+    tensors = {k: torch.tensor(a) for k, a in arrays_of(group).items()}
     rng = np.random.default_rng(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -83,12 +94,12 @@ def wanted(row):
             else None
             for o in outs
         ]
-        tensors = {k: torch.tensor(a) for k, a in operands().items()}
+        tensors = {k: torch.tensor(a) for k, a in arrays_of(group).items()}
         return (*run(row, tensors, torch, torch.nn.functional, weights), weights)
 
 
-def inputs():
-    return {k: vtc.tensor(a) for k, a in operands().items()}
+def inputs(group):
+    return {k: vtc.tensor(a) for k, a in arrays_of(group).items()}
 
 
 def ours(weights):
@@ -101,34 +112,41 @@ def ours(weights):
 
 @cache
 def compiled(group):
-    """The results of a group of rows, computed by one compiled function."""
-    rows = [row for row in GROUPS[group] if row not in KNOWN]
+    """The results of a group of rows, computed by one compiled function, or why it failed."""
+    rows = [row for row in GROUPS[group] if row not in FAILING]
 
     @vtc.compile
     def calls(tensors, weights):
         pairs = zip(rows, weights, strict=True)
         return [run(row, tensors, Vtc(), F, w) for row, w in pairs]
 
-    got = calls(inputs(), [ours(wanted(row)[2]) for row in rows])
+    try:
+        got = calls(inputs(group), [ours(wanted(group, row)[2]) for row in rows])
+    except Exception as error:
+        return error
     return dict(zip(rows, got, strict=True))
 
 
-@pytest.mark.parametrize(("group", "row"), CASES)
+@pytest.mark.parametrize(("group", "row"), cases(KNOWN))
 def test_eager(group, row):
-    del group
-    compare(run(row, inputs(), Vtc(), F, ours(wanted(row)[2])), wanted(row))
+    compare(
+        group, run(row, inputs(group), Vtc(), F, ours(wanted(group, row)[2])), wanted(group, row)
+    )
 
 
-@pytest.mark.parametrize(("group", "row"), CASES)
+@pytest.mark.parametrize(("group", "row"), cases(FAILING))
 def test_compiled(group, row):
-    if row in KNOWN:
+    if row in FAILING:
         alone = vtc.compile(lambda tensors, weights: run(row, tensors, Vtc(), F, weights))
-        compare(alone(inputs(), ours(wanted(row)[2])), wanted(row))
+        compare(group, alone(inputs(group), ours(wanted(group, row)[2])), wanted(group, row))
     else:
-        compare(compiled(group)[row], wanted(row))
+        found = compiled(group)
+        if isinstance(found, Exception):
+            raise found
+        compare(group, found[row], wanted(group, row))
 
 
-def compare(got, want):
+def compare(group, got, want):
     outs, grads = got
     want_outs, want_grads, _ = want
     assert [(name_of(o.dtype), tuple(o.shape)) for o in outs] == [
@@ -139,7 +157,7 @@ def compare(got, want):
     # A half on the way rounds what comes back through it, and eager and fused code round unalike.
     rounded = [name_of(t.dtype) for t in (*want_outs, *want_grads.values())]
     rtol = max([5e-5, *(HALVES[name] for name in rounded if name in HALVES)])
-    for k, a in operands().items():
+    for k, a in arrays_of(group).items():
         if a.dtype.kind == "f":
             zero = torch.zeros(a.shape)
             close(grads.get(k, zero), want_grads.get(k, zero), rtol, f"gradient of {k}")

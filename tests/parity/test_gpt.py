@@ -52,7 +52,8 @@ def torch_twin():
 
         def forward(self, x):
             b, t, d = x.shape
-            q, k, v = self.qkv(self.norm1(x)).view(b, t, 3, HEADS, d // HEADS).permute(2, 0, 3, 1, 4)
+            qkv = self.qkv(self.norm1(x)).view(b, t, 3, HEADS, d // HEADS)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
             a = tf.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + self.out(a.transpose(1, 2).reshape(b, t, d))
             return x + self.down(tf.gelu(self.up(self.norm2(x))))

@@ -54,6 +54,9 @@ class autocast(ContextDecorator):  # PyTorch's name
         self.dtype = dtype if enabled else None
         self.saved: list[DType | None] = []
 
+    def _recreate_cm(self) -> autocast:
+        return autocast(dtype=self.dtype or bf16, enabled=self.dtype is not None)
+
     def __enter__(self) -> None:
         self.saved.append(state.autocast)
         state.autocast = self.dtype

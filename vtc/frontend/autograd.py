@@ -70,6 +70,13 @@ class Record:
     several: tuple[Tensor, ...] = ()
     order: int = field(default_factory=lambda: next(_sequence))
 
+    def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Any]:
+        """The cotangents of the inputs, each as it was when it was read."""
+        del inputs
+        read = tuple([Expr(BUILDER, s) for s in self.inputs])
+        found: Sequence[Any] = self.op.vjp(g, out, read, needs)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class TensorBuilder:
@@ -231,9 +238,18 @@ class Engine:
         found = self.sweep(x, gradient, tape, leaves, create_graph=create_graph)
         if not (retain_graph or create_graph):
             self.free(tape)
+        taken = {id(gradient._storage)} if gradient is not None else set()
         for leaf, g in found.items():
             assert isinstance(leaf, Tensor)
-            leaf._grad = g if leaf._grad is None else leaf._grad + g
+            old = leaf._grad
+            if old is None:
+                leaf._grad = g.clone() if id(g._storage) in taken else g
+                taken.add(id(g._storage))
+            elif create_graph or old.requires_grad:
+                leaf._grad = old + g
+            else:
+                with dispatch.no_grad():
+                    dispatch.write(old, old + g)
 
     def leaves_of(self, x: Tensor) -> list[Tensor]:
         """The leaves that gradients of ``x`` reach."""
@@ -284,8 +300,9 @@ class Engine:
         values: dict[object, Any] = {s.key: s for r in tape for s in r.inputs}
         for r in tape:
             values[r] = r.several or r.out
+        steps: Sequence[Any] = tape  # each record is the op that gives gradients of its own reads
         entries: list[Entry[Any]] = [
-            Entry(r.op, r, tuple(s.key for s in r.inputs), r.index) for r in tape
+            Entry(r, r, tuple(s.key for s in r.inputs), r.index) for r in steps
         ]
         with dispatch.set_grad_enabled(create_graph):
             seed = gradient if gradient is not None else dispatch.constant(1.0, x.dtype)
@@ -306,7 +323,7 @@ class Engine:
         return value
 
     def _dense(self, g: Any) -> Tensor:
-        return restore(g) if isinstance(g, Saved) else g
+        return restore(g).clone() if isinstance(g, Saved) else g
 
     def free(self, tape: Sequence[Record]) -> None:
         """Drop what the records saved."""

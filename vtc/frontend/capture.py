@@ -8,13 +8,14 @@ that the code meets become parameters; those it changed become outputs that over
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from vtc.errors import CaptureError, GradientError, VersionError
 from vtc.frontend import dispatch
 from vtc.frontend.dispatch import Rest, Result, state
+from vtc.frontend.inputs import Cell, GradSlot, Input, Restart, Source, base_of, layout
 from vtc.frontend.naming import Names, Site, site
 from vtc.frontend.sizes import Sizes
 from vtc.frontend.source import located, user_loc
@@ -23,64 +24,7 @@ from vtc.ir.graph import GraphBuilder, Node
 from vtc.ir.op import Op
 from vtc.ir.ops.control import Gradient, Item, StopGradient
 from vtc.ir.ops.expr import Expr
-from vtc.ir.types import DType, TensorType, TupleType, Type, f32
-
-SourceKind = Literal["argument", "number", "tensor", "grad", "hyper"]
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where the value of an input comes from at each call.
-
-    ``argument``/``number``: leaf ``index`` of the arguments; ``tensor``: that very tensor, met by
-    closure; ``grad``: the ``.grad`` of ``tensor``; ``hyper``: a number that ``read`` returns.
-    """
-
-    kind: SourceKind
-    index: int = -1
-    tensor: Tensor | None = None
-    read: Callable[[], float] | None = None
-    made_here: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class Cell:
-    """The current value of a root tensor.
-
-    ``initial`` is its parameter where it came from outside.
-    """
-
-    node: Node
-    requires: bool = False
-    initial: Node | None = None
-    tensor: Tensor | None = None
-    version: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class Input:
-    """A parameter of the program."""
-
-    node: Node
-    source: Source
-    cell: Cell
-
-
-@dataclass(eq=False, slots=True)
-class GradSlot:
-    """What ``.grad`` of a tensor is during the trace; ``before`` is what it was."""
-
-    tensor: Tensor
-    before: Tensor | None
-    value: Tensor | None
-
-
-class Restart(Exception):  # not an error: the trace begins again
-    """A storage was met through two different views: trace again with its base as the parameter."""
-
-    def __init__(self, storage: object) -> None:
-        super().__init__("restart")
-        self.storage = storage
+from vtc.ir.types import DType, TensorType, TupleType, Type, f32, f64
 
 
 @dataclass(eq=False)
@@ -103,6 +47,10 @@ class Capture:
         self.current_leaf: dict[int, Node] = {}
         self.stops: dict[Node, Node] = {}
         self.born_here: dict[int, Tensor] = {}
+        self.arguments: dict[int, int] = {}
+        self.argument_storages: dict[int, int] = {}
+        self.met: dict[int, Tensor] = {}
+        self.asked: dict[int, tuple[Source, bool]] = {}
         self.hypers: dict[tuple[int, str, int], Tensor] = {}
         self.kept: list[Tensor] = []
         self.consumed: set[Node] = set()
@@ -218,18 +166,32 @@ class Capture:
         None where it is a view of a base that is the parameter.
         """
         key = id(x._storage)
+        if id(x) not in self.arguments:
+            self.met.setdefault(key, x)
         known = self.cells.get(key)
         if known is None:
-            root = x
-            while key in self.by_base and root._link is not None:
-                root = root._link[0]
-            source = Source("tensor", tensor=root, made_here=id(root) in self.born_here)
-            known = self.enter(root, source, concrete_type(root), "")
+            root = base_of(x) if key in self.by_base else x
+            known = self.enter(root, self.source(root), concrete_type(root), "")
         if known.tensor is x or (known.tensor is not None and _same_view(known.tensor, x)):
             return known
         if key not in self.by_base:
             raise Restart(x._storage)
+        if x._requires or x._link is None:
+            raise located(
+                CaptureError,
+                f"{concrete_type(x)} requires grad and shares memory with a tensor that it was "
+                "made from, and the function uses both; use one of them",
+            )
         return None
+
+    def source(self, root: Tensor) -> Source:
+        """Where the concrete tensor ``root`` comes from at each call."""
+        if id(root) in self.arguments:
+            return Source("argument", self.arguments[id(root)])
+        k = self.argument_storages.get(id(root._storage), -1)
+        if k >= 0:
+            return Source("base", k)
+        return Source("tensor", tensor=root, made_here=id(root) in self.born_here)
 
     def enter(self, x: Tensor, source: Source, type: TensorType, name: str) -> Cell:
         """Make ``x`` a parameter of the program."""
@@ -251,11 +213,12 @@ class Capture:
         self.kept.append(x)
         return cell
 
-    def number(self, name: str, source: Source, dtype: DType = f32) -> Tensor:
+    def number(self, name: str, source: Source, dtype: DType = f64) -> Tensor:
         """A 0-d input refreshed at each call; in promotion it counts as a Python number."""
         node = self.builder.param(name, TensorType(dtype, ()), user_loc())
         x = self.tensor(node)
         x._weak = True
+        x._cell.initial = node
         self.inputs.append(Input(node, source, x._cell))
         return x
 
@@ -283,6 +246,8 @@ class Capture:
         if cell is None:
             cell = x._cell = Cell(self.node(x))
             x._link = None
+        if x._storage is not None and not (owner := self.owner(x)).made_here:
+            self.asked[id(x)] = owner, requires_grad
         if requires_grad and not cell.requires:
             cell.node = self.apply(StopGradient(), cell.node)
             self.mark_leaf(cell.node, x)
@@ -325,7 +290,7 @@ class Capture:
         """The root ``x`` has a new value."""
         leaf = cell.tensor if cell.tensor is not None else x
         if cell.requires and cell.node in self.leaves:
-            if state.grad:
+            if requires:
                 raise located(
                     GradientError,
                     f"a leaf tensor that requires grad was written in place: "
@@ -334,10 +299,19 @@ class Capture:
             hint = "" if cell.initial is None else f"{cell.initial.name}_new"
             node = self.apply(StopGradient(), node, hint=hint)
             self.mark_leaf(node, leaf)
+        elif cell.requires and not requires:
+            node = self.unrecorded(cell.node, node)
         else:
-            cell.requires = cell.requires or requires
+            cell.requires = requires
         cell.node = node
         cell.version += 1
+
+    def unrecorded(self, old: Node, new: Node) -> Node:
+        """The value of ``new`` with the history of ``old``: what a write that is not recorded
+        leaves."""
+        was = Expr(self, old)
+        found: Node = (Expr(self, self.stop(new)) + (was - Expr(self, self.stop(old)))).value
+        return found
 
     def backward(
         self, x: Tensor, gradient: Tensor | None, *, retain_graph: bool, create_graph: bool
@@ -360,7 +334,11 @@ class Capture:
         grads = self.gradient(x, gradient, [n for n, _ in leaves], requires=create_graph)
         for (_, leaf), g in zip(leaves, grads, strict=True):
             old = self.get_grad(leaf)
-            self.set_grad(leaf, g if old is None else old + g)
+            if old is None or create_graph or self.requires(old):
+                self.set_grad(leaf, g if old is None else old + g)
+                continue
+            with dispatch.no_grad():
+                self.write(old, old + g)
 
     def gradient(
         self, y: Tensor, seed: Tensor | None, wrt: Sequence[Node], *, requires: bool = False
@@ -384,8 +362,7 @@ class Capture:
         return [self.tensor(i, requires=requires) for i in items]
 
     def reachable(self, node: Node) -> tuple[list[tuple[Node, Tensor]], set[Node]]:
-        """The leaves below ``node``, in the order they came into the trace, and every node between.
-        """
+        """The leaves below ``node``, in the order they came, and every node between."""
         seen, queue, found = {node}, [node], []
         while queue:
             n = queue.pop()
@@ -425,11 +402,17 @@ class Capture:
         """The slot of ``x``'s gradient."""
         if id(x) not in self.grads:
             g = x._grad
-            self.grads[id(x)] = GradSlot(x, g, g)
+            owner = self.owner(x)
+            self.grads[id(x)] = GradSlot(owner, x, g, g)
             self.kept.append(x)
             if g is not None and id(g._storage) not in self.cells:
-                self.enter(g, Source("grad", tensor=x), g.type, f"grad_{self.node(x).name}")
+                source = Source("grad", owner.index, owner.tensor)
+                self.enter(g, source, g.type, f"grad_{self.node(x).name}")
         return self.grads[id(x)]
+
+    def owner(self, x: Tensor) -> Source:
+        """Where the tensor ``x`` comes from at each call, traced ones included."""
+        return self.source(x) if x._storage is not None else Source("tensor", made_here=True)
 
     def name_modules(self, module: Any) -> None:
         """Parameters of ``module`` bear their paths as names."""
@@ -459,7 +442,7 @@ def hyperparameter(group: dict[str, Any], key: str, index: int | None = None) ->
     at = (id(group), key, -1 if index is None else index)
     if at not in capture.hypers:
         name = key if index is None else f"{key}_{index}"
-        capture.hypers[at] = capture.number(name, Source("hyper", read=read))
+        capture.hypers[at] = capture.number(name, Source("hyper", read=read), f32)
     return capture.hypers[at]
 
 
@@ -470,12 +453,14 @@ def _is_number(x: Tensor) -> bool:
 
 
 def _same_view(a: Tensor, b: Tensor) -> bool:
-    x, y = a._array, b._array
-    if x is None or y is None:
-        return False
-    return (x.dtype, x.shape, x.strides, x.__array_interface__["data"]) == (
-        y.dtype, y.shape, y.strides, y.__array_interface__["data"]
-    )  # fmt: skip
+    """Whether one parameter can stand for both."""
+    return (
+        a._array is not None
+        and b._array is not None
+        and (a._array.dtype, a._array.shape) == (b._array.dtype, b._array.shape)
+        and layout(a) == layout(b)
+        and a._requires is b._requires
+    )
 
 
 def _rule(op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:

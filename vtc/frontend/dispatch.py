@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, final
 
 from vtc.errors import ArgumentError, DeviceError, IndexRangeError, TypeCheckError
 from vtc.frontend.source import located
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
 
 Result = Any  # a Tensor, or a tuple of them for an op with several results
+F = TypeVar("F", bound=Callable[..., Any])
 Rest = Callable[[Op, "tuple[Tensor, ...]"], Result]
 Rule = Callable[[Op, "tuple[Tensor, ...]", Rest], Result]
 Level = Literal["autocast", "capture", "autograd", "override", "backend"]
@@ -228,15 +229,31 @@ class _Process:
 _process = _Process(Device("cpu"), f32)
 
 
+@final
 class _Switch(ContextDecorator):
-    """Sets ``state.grad`` for a block or for each call of a function."""
+    """Sets ``state.grad`` for a block or for each call of a function.
 
-    def __init__(self, value: bool) -> None:
+    ``at_once``: from now on already; what was is put back at the end of the block, or where this
+    turns out to be a decorator.
+    """
+
+    def __init__(self, value: bool, *, at_once: bool = False) -> None:
         self.value = value
         self.saved: list[bool] = []
+        self.before = state.grad if at_once else None
+        if at_once:
+            state.grad = value
+
+    def _recreate_cm(self) -> _Switch:
+        return _Switch(self.value)  # a decorated function may run in several threads at once
+
+    def __call__(self, fn: F) -> F:
+        if self.before is not None:
+            state.grad = self.before
+        return super().__call__(fn)
 
     def __enter__(self) -> None:
-        self.saved.append(state.grad)
+        self.saved.append(state.grad if self.before is None else self.before)
         state.grad = self.value
 
     def __exit__(self, *exc: object) -> None:
@@ -256,19 +273,19 @@ def epoch() -> int:
     return _process.epoch
 
 
-def no_grad() -> _Switch:
-    """Inside, nothing is recorded for backward."""
-    return _Switch(False)
+def no_grad(fn: Callable[..., Any] | None = None) -> Any:
+    """Inside, nothing is recorded for backward; a context, or a decorator with or without ()."""
+    return _Switch(False) if fn is None else _Switch(False)(fn)
 
 
-def enable_grad() -> _Switch:
-    """Inside, operations are recorded for backward again."""
-    return _Switch(True)
+def enable_grad(fn: Callable[..., Any] | None = None) -> Any:
+    """Inside, operations are recorded for backward again; used as ``no_grad`` is."""
+    return _Switch(True) if fn is None else _Switch(True)(fn)
 
 
 def set_grad_enabled(mode: bool) -> _Switch:
-    """Inside, record for backward or not."""
-    return _Switch(mode)
+    """Record for backward or not, from now on; as a context or a decorator, inside only."""
+    return _Switch(mode, at_once=True)
 
 
 def grad_enabled() -> bool:

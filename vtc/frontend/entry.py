@@ -17,7 +17,7 @@ from vtc.build import Built, compile_program, stage_program
 from vtc.errors import GradientError
 from vtc.frontend import dispatch
 from vtc.frontend.autograd import BUILDER, ENGINE, Saved, restore
-from vtc.frontend.capture import Source
+from vtc.frontend.inputs import KEPT, Source, base_of, layout
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor, concrete_tensor
 from vtc.frontend.trace import Given, Made, Part, Plain, Traced
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from vtc.ir.op import Needs
 
 
-TENSORS = ("argument", "tensor", "grad")
-
-
 @dataclass(eq=False)
 class Entry:
     """See the module."""
@@ -46,6 +43,12 @@ class Entry:
     calls: int = 0
     closures: tuple[int, ...] = field(init=False)
     overwritten: tuple[tuple[int, int], ...] = field(init=False)
+    made: tuple[Made, ...] = field(init=False)
+    pinned: frozenset[int] = field(init=False)
+    read: tuple[int, ...] = ()
+    """Inputs whose memory backward reads: those saved, and those overwritten with what is."""
+    kept_outputs: tuple[int, ...] = ()
+    """Results whose memory backward reads."""
 
     def __post_init__(self) -> None:
         self.closures = tuple(
@@ -57,6 +60,16 @@ class Entry:
         self.overwritten = tuple(
             (k, f.overwritten) for k, f in enumerate(facts) if f.overwritten is not None
         )
+        self.pinned = frozenset([p.index for p in self.traced.pinned])
+        values = (*self.traced.parts, *(g.value for g in self.traced.grads))
+        self.made = tuple([p for p in values if isinstance(p, Made)])
+        if self.pair is not None:
+            entry, saved = self.pair.forward.entry, set(self.pair.saved)
+            tensors = [k for k, s in enumerate(self.traced.sources) if s.kind in KEPT]
+            outputs = [k for k, o in enumerate(entry.outputs) if o.name in saved]
+            over = {k for k, o in self.overwritten if o in outputs}
+            self.read = tuple([k for k in tensors if k in over or entry.params[k].name in saved])
+            self.kept_outputs = tuple([k for k in outputs if k < self.traced.outputs])
 
     # is it the right one
 
@@ -65,18 +78,30 @@ class Entry:
         if (why := self.traced.guards.miss()) is not None:
             return why
         for g in self.traced.grads:
-            if (g.tensor._grad is not None) is not g.had:
+            if (self.tensor_of(g.owner, leaves)._grad is not None) is not g.had:
                 return f"a gradient was {'set' if g.had else 'None'} when traced, and is not now"
-        if self.closures:
-            for k, leaf in enumerate(leaves):
-                if isinstance(leaf, Tensor) and id(leaf._storage) in self.closures:
-                    return f"argument {k} now shares memory with a tensor the function holds"
+        if (why := self.other_memory(leaves)) is not None:
+            return why
         if self.traced.size_guards:
             params = self.traced.program.entry.params[: len(self.traced.sources)]
             sizes = bind(params, [self.fetch(s, leaves).shape for s in self.traced.sources])
             for guard in self.traced.size_guards:
                 if not guard.holds(sizes):
                     return f"size guard {guard} does not hold"
+        return None
+
+    def other_memory(self, leaves: Sequence[Any]) -> str | None:
+        """Why tensors the function holds do not share memory with arguments as when traced."""
+        for p in self.traced.pinned:
+            leaf = leaves[p.index]
+            if leaf._storage is not p.tensor._storage or layout(leaf) != p.at:
+                return f"argument {p.index} shared memory with a tensor the function holds"
+        if self.closures:
+            for k, leaf in enumerate(leaves):
+                if k in self.pinned or not isinstance(leaf, Tensor):
+                    continue
+                if id(leaf._storage) in self.closures:
+                    return f"argument {k} now shares memory with a tensor the function holds"
         return None
 
     # running
@@ -87,14 +112,11 @@ class Entry:
             case "argument":
                 array = leaves[source.index]._array
             case "number":
-                array = np.asarray(leaves[source.index], dtype=np.float32)
+                array = np.asarray(leaves[source.index], dtype=np.float64)
             case "hyper":
                 array = np.asarray(source.read() if source.read else 0.0, dtype=np.float32)
-            case "grad":
-                grad = source.tensor._grad if source.tensor is not None else None
-                array = None if grad is None else grad._array
             case _:
-                array = None if source.tensor is None else source.tensor._array
+                array = self.tensor_of(source, leaves)._array
         if array is None:
             raise located(GradientError, "an input of a compiled function has no value")
         found: Array = array
@@ -102,14 +124,11 @@ class Entry:
 
     def tensor_of(self, source: Source, leaves: Sequence[Any]) -> Tensor:
         """The tensor of one input."""
-        if source.kind == "argument":
-            leaf: Tensor = leaves[source.index]
-            return leaf
-        found = (
-            source.tensor
-            if source.kind == "tensor" or source.tensor is None
-            else source.tensor._grad
-        )
+        found: Tensor | None = leaves[source.index] if source.index >= 0 else source.tensor
+        if found is not None and source.kind == "base":
+            return base_of(found)
+        if found is not None and source.kind == "grad":
+            found = found._grad
         if found is None:
             raise located(GradientError, "an input of a compiled function has no value")
         return found
@@ -118,37 +137,44 @@ class Entry:
         """Call the program and put everything where it belongs."""
         self.calls += 1
         traced = self.traced
-        saved_inputs = [ENGINE.save(self.tensor_of(traced.sources[k], leaves)) for k in traced.wrt]
+        for owner, requires in traced.asked:
+            self.tensor_of(owner, leaves).requires_grad_(requires)
+        saved_inputs = [ENGINE.save(self.tensor_of(s, leaves)) for s in traced.wrt]
         arrays = [self.fetch(s, leaves) for s in traced.sources]
         outs = self.forward.run(arrays)
         for k, _ in self.overwritten:
             storage = self.tensor_of(traced.sources[k], leaves)._storage
             if storage is not None:
                 storage.version += 1
-        made: dict[int, Tensor] = {}
-        results = [self.result(p, outs, leaves, made) for p in traced.parts]
-        for g in traced.grads:
-            g.tensor._grad = self.result(g.value, outs, leaves, made)
+        made = {p.output: concrete_tensor(outs[p.output]) for p in self.made}
         if self.backward is not None:
             self.attach(saved_inputs, leaves, arrays, outs, made)
+        results = [self.result(p, leaves, made) for p in traced.parts]
+        grads = [(self.tensor_of(g.owner, leaves), g.value) for g in traced.grads]
+        for tensor, grad in [(t, self.result(value, leaves, made)) for t, value in grads]:
+            tensor._grad = grad
         return unflatten(traced.form, results)
 
-    def result(
-        self, part: Part, outs: Sequence[Array], leaves: Sequence[Any], made: dict[int, Tensor]
-    ) -> Any:
+    def result(self, part: Part, leaves: Sequence[Any], made: dict[int, Tensor]) -> Any:
         """One result, as the user gets it."""
         match part:
             case Plain(value):
                 return value
-            case Made(output):
-                if output not in made:
-                    made[output] = concrete_tensor(outs[output])
-                return made[output]
+            case Made(output, _, ops, leaf, number):
+                x = made[output]
+                if number:
+                    return x.item()
+                if leaf:
+                    x._requires = True
             case Given(source, ops):
+                if source.kind == "number":
+                    return leaves[source.index]
+                if source.kind == "hyper":
+                    return source.read() if source.read else None
                 x = self.tensor_of(source, leaves)
-                for op in ops:
-                    x = dispatch.view(op, x)
-                return x
+        for op in ops:
+            x = dispatch.view(op, x)
+        return x
 
     # the compiled backward
 
@@ -161,8 +187,9 @@ class Entry:
         made: dict[int, Tensor],
     ) -> None:
         """Results that require grad remember this run."""
-        wanted = sorted({p.output for p in self.traced.parts if isinstance(p, Made) and p.requires})
-        read = [self.tensor_of(s, leaves) for s in self.traced.sources if s.kind in TENSORS]
+        wanted = sorted({p.output for p in self.made if p.requires})
+        read = [self.tensor_of(self.traced.sources[k], leaves) for k in self.read]
+        read += [made[k] for k in self.kept_outputs if k in made]
         step = CompiledBackward(self, tuple(arrays), tuple(outs), tuple(map(ENGINE.save, read)))
         ENGINE.record(step, tuple(inputs), tuple(made[o] for o in wanted))
 

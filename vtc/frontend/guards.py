@@ -19,14 +19,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from types import CellType, CodeType, FrameType, FunctionType, MethodType, ModuleType
-from types import EllipsisType, SimpleNamespace
+from types import (
+    CellType,
+    CodeType,
+    EllipsisType,
+    FrameType,
+    FunctionType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any, Literal
 
 import numpy as np
 
 from vtc.frontend.dispatch import epoch
-from vtc.frontend.source import is_user_file
 from vtc.frontend.tensor import Tensor
 from vtc.ir.dims import Dim
 from vtc.ir.types import DType
@@ -154,16 +161,16 @@ def parts_of(value: object) -> Parts:
 
 def _attributes(value: object) -> Parts:
     found = dict(getattr(value, "__dict__", {}))
-    for name in _slots(type(value)):
+    for name in _slots(type(value).__mro__):
         found[name] = getattr(value, name, MISSING)
     return tuple(found), tuple(found.values())
 
 
 @lru_cache(maxsize=1024)
-def _slots(cls: type) -> tuple[str, ...]:
-    """The names of attributes that instances keep in slots."""
+def _slots(bases: tuple[type, ...]) -> tuple[str, ...]:
+    """The names of attributes that instances of a class keep in slots."""
     found: list[str] = []
-    for c in cls.__mro__:
+    for c in bases:
         own = vars(c).get("__slots__", ())
         found += [own] if isinstance(own, str) else own
     return tuple([n for n in found if n not in ("__dict__", "__weakref__")])
@@ -212,7 +219,7 @@ class Recorder:
             if (
                 event == "call"
                 and frame.f_code not in self.codes
-                and is_user_file(frame.f_code.co_filename)
+                and _is_user_module(frame.f_globals.get("__name__", ""))
             ):
                 self.codes[frame.f_code] = frame.f_globals
             if before is not None:
@@ -286,7 +293,7 @@ class _Walk:
     def is_open(self, value: object) -> bool:
         """Whether the parts of ``value`` are the user's business."""
         if isinstance(value, FunctionType):
-            return value.__code__ in self.codes
+            return value.__code__ in self.codes or "__wrapped__" in vars(value)
         if isinstance(value, np.ndarray):
             return value.nbytes <= SMALL and value.dtype.kind != "O"
         known = (dict, *SEQUENCES, *NAMESPACES, MethodType, partial, Tensor)
@@ -314,17 +321,14 @@ class _Walk:
 def _is_user_module(name: str) -> bool:
     """Whether a Python module is neither vtc's nor Python's own."""
     top = name.partition(".")[0]
-    return top not in ("vtc", "numpy", "builtins") and top not in sys.stdlib_module_names | {
-        "__builtins__"
-    } - {"__main__"}
+    return top not in ("vtc", "numpy") and top not in sys.stdlib_module_names
 
 
 @lru_cache(maxsize=4096)
 def global_names(code: CodeType) -> tuple[str, ...]:
     """The globals that ``code`` and the functions inside it read."""
-    found = [
-        str(i.argval) for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    ]
+    read = ("LOAD_GLOBAL", "LOAD_NAME")
+    found = [str(i.argval) for i in dis.get_instructions(code) if i.opname in read]
     for inner in _inner(code):
         found += global_names(inner)
     return tuple(dict.fromkeys(found))

@@ -11,21 +11,18 @@ print(step.explain())               # what was compiled, and why again
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final, overload
-
-import numpy as np
 
 from vtc.config import config
 from vtc.errors import ArgumentError, CaptureError, GuardError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.dispatch import state
 from vtc.frontend.entry import Entry, build_entry
-from vtc.frontend.guards import PLAIN
+from vtc.frontend.keys import Key, key_difference, leaf_key, leaf_names, partition, tensor_leaf
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.frontend.trace import Request, Traced, trace
@@ -33,22 +30,21 @@ from vtc.frontend.tree import Form, flatten
 from vtc.ir.dims import Dim, Size, symbols
 from vtc.ir.graph import Program
 from vtc.ir.text import show
-from vtc.ir.types import TensorType
 from vtc.passes.pipeline import Context
 
-Key = tuple[Any, ...]
-_marked: weakref.WeakKeyDictionary[Tensor, dict[int, Dim]] = weakref.WeakKeyDictionary()
+_marked: dict[int, dict[int, Dim]] = {}  # by id: tensors do not compare as keys
 
 
 def mark_dynamic(
     x: Tensor, dim: int, *, min: int = 2, max: int | None = None, name: str = ""
 ) -> None:
-    """Say that this dim of ``x`` varies between calls, so that it is symbolic from the first one.
-    """
+    """Say that this dim of ``x`` varies between calls: it is symbolic from the first one."""
     if not -x.ndim <= dim < x.ndim:
         raise located(ArgumentError, f"mark_dynamic: no dim {dim} in {x.type}")
     dim %= x.ndim
-    _marked.setdefault(x, {})[dim] = Dim(name or f"d{dim}", min, max)
+    if id(x) not in _marked:
+        weakref.finalize(x, _marked.pop, id(x), None)
+    _marked.setdefault(id(x), {})[dim] = Dim(name or f"d{dim}", min, max)
 
 
 @final
@@ -78,6 +74,19 @@ def _stage(entry: Entry, stage: str) -> Program:
     return stages[stage]
 
 
+class _Methods:
+    """The compiled methods of an instance, kept in its ``__dict__`` so that they go when it goes.
+
+    By function and instance, since a shallow copy has the same; other copies begin without.
+    """
+
+    def __init__(self) -> None:
+        self.compiled: dict[tuple[int, int], Compiled] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Methods, ()
+
+
 @final
 class Compiled:
     """A function that runs as compiled programs, one for each set of guards."""
@@ -96,34 +105,50 @@ class Compiled:
         self._seen: dict[Key, list[tuple[int, ...]]] = {}
         self._last: Entry | None = None
         self._lock = threading.RLock()
-        self._bound: weakref.WeakKeyDictionary[Any, Compiled] = weakref.WeakKeyDictionary()
+        self._slotted = _Methods()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run compiled. The first call, and any the guards do not cover, trace and compile."""
         if state.capture is not None:
             return self.fn(*args, **kwargs)
         leaves, form = flatten((args, kwargs))
-        leaves = [_tensor_leaf(leaf) for leaf in leaves]
+        leaves = [tensor_leaf(leaf) for leaf in leaves]
         return self._entry(leaves, form).run(leaves)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: compiled for each instance."""
         if instance is None:
             return self
-        if instance not in self._bound:
-            self._bound[instance] = Compiled(
-                self.fn.__get__(instance), dynamic=self.dynamic, name=self.name
-            )
-        return self._bound[instance]
+        held = getattr(instance, "__dict__", None)
+        methods = self._slotted  # for instances with slots, and for classes
+        if isinstance(held, dict):
+            methods = held.setdefault("__vtc__", methods.__class__())
+        key = id(self), id(instance)
+        if key not in methods.compiled:
+            bound = self.fn.__get__(instance)
+            methods.compiled[key] = Compiled(bound, dynamic=self.dynamic, name=self.name)
+        return methods.compiled[key]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy compiles anew."""
+        return _compiled, (self.fn, self.dynamic, self.name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Attributes of a compiled Module are the Module's."""
+        own = "_lock" not in self.__dict__ or name in self.__dict__
+        if own or not hasattr(self.fn, "named_parameters"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.fn, name, value)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "fn" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.fn, name)
 
-    def __guards__(self) -> int:
-        """Which function this is; its own entries guard the rest."""
-        return id(self.fn)
+    def __guards__(self) -> Callable[..., Any]:
+        """What runs, inlined, when another compiled function calls this."""
+        return self.fn
 
     def __repr__(self) -> str:
         return f"vtc.compile({self.fn!r})"
@@ -131,7 +156,7 @@ class Compiled:
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """Trace and compile for these arguments without running."""
         leaves, form = flatten((args, kwargs))
-        return Lowered(self._entry([_tensor_leaf(leaf) for leaf in leaves], form))
+        return Lowered(self._entry([tensor_leaf(leaf) for leaf in leaves], form))
 
     def ir(self, stage: str = "captured", *, loc: bool = False) -> str:
         """The program called last, at a stage of the pipeline, as text that parses."""
@@ -148,7 +173,8 @@ class Compiled:
     @property
     def entries(self) -> tuple[Entry, ...]:
         """Every compiled entry alive."""
-        return tuple({id(e): e for found in self._exact.values() for e in found}.values())
+        kept = list(self._exact.values())  # another thread may add to it meanwhile
+        return tuple({id(e): e for found in kept for e in found}.values())
 
     def explain(self) -> str:
         """What was compiled, how large it is, and why it was compiled again."""
@@ -165,10 +191,11 @@ class Compiled:
     def _entry(self, leaves: Sequence[Any], form: Form | None) -> Entry:
         key = (
             form,
-            tuple([_leaf_key(leaf) for leaf in leaves]),
+            tuple([leaf_key(leaf) for leaf in leaves]),
             state.grad,
             state.autocast,
-            _partition(leaves),
+            (dispatch.default_dtype(), dispatch.default_device()),
+            partition(leaves),
         )
         for entry in self._exact.get(key, ()):
             if entry.miss(leaves) is None:
@@ -183,7 +210,7 @@ class Compiled:
         for entry in self._exact.get(key, ()):  # another thread may have made it meanwhile
             if entry.miss(leaves) is None:
                 return entry
-        general = (form, tuple([_leaf_key(leaf, ranks_only=True) for leaf in leaves]), *key[2:])
+        general = (form, tuple([leaf_key(leaf, ranks_only=True) for leaf in leaves]), *key[2:])
         for request, entry in self._general.get(general, ()):
             if _covers(request, leaves) and entry.miss(leaves) is None:
                 self._exact.setdefault(key, []).append(entry)
@@ -202,13 +229,13 @@ class Compiled:
         tried = [*self._exact.get(key, ()), *(e for _, e in self._general.get(general, ()))]
         reasons = [why for e in tried if (why := e.miss(leaves)) is not None]
         if not reasons:
-            reasons = [_key_difference(next(reversed(self._exact)), key)]
+            reasons = [key_difference(next(reversed(self._exact)), key)]
         self.misses.append("; ".join(dict.fromkeys(reasons)))
 
     def _refuse_too_many(self) -> None:
         limit = config().cache_size
         while len(self.entries) >= limit:
-            oldest = next(iter(self._exact.values()))[0]
+            oldest = next(iter(self._exact.values()))[-1]
             exact = {k: [e for e in found if e is not oldest] for k, found in self._exact.items()}
             self._exact = {k: found for k, found in exact.items() if found}
             self._general = {
@@ -236,7 +263,7 @@ class Compiled:
 
     def _static(self, leaves: Sequence[Any], form: Form | None) -> Request:
         types = {i: leaf.type for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
-        return Request(self.name, self.fn, leaves, _leaf_names(self.fn, form), form, types)
+        return Request(self.name, self.fn, leaves, leaf_names(self.fn, form), form, types)
 
     def _request(self, general: Key, leaves: Sequence[Any], form: Form | None) -> Request:
         """The types to trace with: dims that were seen to vary are symbolic, equal sizes alike."""
@@ -253,6 +280,7 @@ class Compiled:
                 )
                 if dim is not None and isinstance(n, int):
                     dim = dims.setdefault(n, dim)
+                    self._refuse_two_sizes(dim, n, request.values)
                     request.values[dim.name] = n
                 sizes.append(n if dim is None else dim.sym)
                 at += 1
@@ -260,9 +288,16 @@ class Compiled:
         request.dims = tuple(dims.values())
         return request
 
+    def _refuse_two_sizes(self, dim: Dim, n: int, values: Mapping[str, Size]) -> None:
+        if (other := values.get(dim.name, n)) != n:
+            raise located(
+                GuardError,
+                f"{self.name}: dim {dim.name} is {other} in one argument and {n} in another",
+            )
+
     def _dim(self, name: str, x: Tensor, axis: int, seen: set[int]) -> Dim | None:
         n = x.shape[axis]
-        marked = _marked.get(x, {}).get(axis)
+        marked = _marked.get(id(x), {}).get(axis)
         if self.dynamic is False or n < 2:
             return None
         if marked is not None:
@@ -293,116 +328,9 @@ def _covers(request: Request, leaves: Sequence[Any]) -> bool:
     return True
 
 
-def _tensor_leaf(leaf: Any) -> Any:
-    if isinstance(leaf, np.generic):
-        return leaf.item()
-    return dispatch.from_array(leaf) if isinstance(leaf, np.ndarray) else leaf
-
-
-def _leaf_key(leaf: Any, *, ranks_only: bool = False) -> Any:
-    """What of an argument is guarded."""
-    if isinstance(leaf, Tensor):
-        array = leaf._array
-        if array is None:
-            raise located(
-                CaptureError, "a traced value of an ended trace was passed to a compiled function"
-            )
-        requires = (
-            leaf._requires
-            or leaf._record is not None
-            or (leaf._link is not None and leaf.requires_grad)
-        )
-        return (
-            array.ndim if ranks_only else array.shape,
-            array.dtype,
-            requires,
-            leaf._weak,
-            leaf.device,
-        )
-    if isinstance(leaf, float):
-        return float
-    if isinstance(leaf, PLAIN):
-        return type(leaf), leaf
-    if callable(leaf) or hasattr(leaf, "__dict__"):
-        return type(leaf), id(leaf)
-    raise located(
-        ArgumentError,
-        f"an argument of type {type(leaf).__name__} cannot be compiled; expected tensors, "
-        "numbers, strings, "
-        "modules, or tuples, lists, dicts and dataclasses of them",
-    )
-
-
-def _partition(leaves: Sequence[Any]) -> tuple[int, ...]:
-    """Which tensor arguments share a storage."""
-    storages = [id(leaf._storage) for leaf in leaves if isinstance(leaf, Tensor)]
-    if len(set(storages)) == len(storages):
-        return ()
-    return tuple(storages.index(s) for s in storages)
-
-
-def _key_difference(old: Key, new: Key) -> str:
-    """Where two keys differ, in words."""
-    if old[0] != new[0]:
-        return "the arguments have another structure"
-    for k, (a, b) in enumerate(zip(old[1], new[1], strict=True)):
-        if a != b:
-            return f"argument {k} was {_key_word(a)}, is {_key_word(b)}"
-    words = ("gradients enabled", "autocast", "which arguments share memory")
-    return next(
-        (
-            f"{w}: was {a}, is {b}"
-            for w, a, b in zip(words, old[2:], new[2:], strict=True)
-            if a != b
-        ),
-        "guards",
-    )
-
-
-def _key_word(key: Any) -> str:
-    match key:
-        case (tuple() as shape, np.dtype() as dtype, *_):
-            return str(TensorType.of(np.empty(shape, dtype)))
-        case (type() as kind, value):
-            return f"{kind.__name__} {value!r}"
-        case _:
-            return str(key)
-
-
 def _name(fn: Any) -> str:
     name = getattr(fn, "__name__", type(fn).__name__.lower())
     return name if name.isidentifier() and not name.startswith("<") else "f"
-
-
-def _leaf_names(fn: Any, form: Form | None) -> list[str]:
-    """A name for each leaf of ``(args, kwargs)``, from the signature."""
-    if form is None:
-        return []
-    args, kwargs = form.children
-    try:
-        parameters = [
-            p.name
-            for p in inspect.signature(getattr(fn, "forward", fn)).parameters.values()
-            if p.kind is not p.KEYWORD_ONLY
-        ]
-    except (TypeError, ValueError):
-        parameters = []
-    names: list[str] = []
-    for i, child in enumerate(args.children if args else ()):
-        _name_leaves(parameters[i] if i < len(parameters) else f"x{i}", child, names)
-    if kwargs is not None:
-        for key, child in zip(kwargs.keys, kwargs.children, strict=True):
-            _name_leaves(str(key), child, names)
-    return names
-
-
-def _name_leaves(name: str, form: Form | None, names: list[str]) -> None:
-    if form is None:
-        names.append(name if name.isidentifier() else "x")
-        return
-    for k, child in enumerate(form.children):
-        key = form.keys[k] if form.keys else k
-        _name_leaves(f"{name}_{key}", child, names)
 
 
 @overload
@@ -429,6 +357,10 @@ def compile(fn: Any = None, *, dynamic: bool | None = None, name: str = "") -> A
         raise located(
             ArgumentError, f"compile: expected a function or a Module, got {type(fn).__name__}"
         )
+    return Compiled(fn, dynamic=dynamic, name=name)
+
+
+def _compiled(fn: Callable[..., Any], dynamic: bool | None, name: str) -> Compiled:
     return Compiled(fn, dynamic=dynamic, name=name)
 
 

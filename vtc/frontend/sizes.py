@@ -109,6 +109,10 @@ class SymInt:
             return fn(int(self), other)
         return NotImplemented
 
+    def _fixed(self, other: Any, fn: Callable[[Any, Any], Any]) -> Any:
+        """``fn`` where no symbolic form exists: the size is fixed."""
+        return fn(int(self), int(other)) if isinstance(other, (int, SymInt)) else NotImplemented
+
     def __add__(self, other: Any) -> Any:
         return self._with(other, operator.add)
 
@@ -148,8 +152,35 @@ class SymInt:
     def __pow__(self, other: Any) -> Any:
         return int(self) ** other
 
+    def __rpow__(self, other: Any) -> Any:
+        return other ** int(self)
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __lshift__(self, other: Any) -> Any:
+        return self._fixed(other, operator.lshift)
+
+    def __rshift__(self, other: Any) -> Any:
+        return self._fixed(other, operator.rshift)
+
+    def __and__(self, other: Any) -> Any:
+        return self._fixed(other, operator.and_)
+
+    def __or__(self, other: Any) -> Any:
+        return self._fixed(other, operator.or_)
+
     def __neg__(self) -> Any:
         return self._wrap(-self.size_expr)
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __abs__(self) -> Any:
+        return self if self >= 0 else -self
+
+    def __round__(self) -> Any:
+        return self
 
     def _difference(self, other: Any) -> Size:
         difference: Size = self.size_expr - (
@@ -158,6 +189,8 @@ class SymInt:
         return difference
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, float):
+            return int(self) == other
         if not isinstance(other, (int, SymInt)):
             return NotImplemented
         return self.scope.decide("==", self._difference(other))
@@ -166,9 +199,13 @@ class SymInt:
         return not self == other
 
     def __lt__(self, other: Any) -> bool:
+        if not isinstance(other, (int, SymInt)):
+            return bool(int(self) < other)
         return self.scope.decide("<", self._difference(other))
 
     def __le__(self, other: Any) -> bool:
+        if not isinstance(other, (int, SymInt)):
+            return bool(int(self) <= other)
         return self.scope.decide("<=", self._difference(other))
 
     def __gt__(self, other: Any) -> bool:
@@ -189,7 +226,10 @@ class SymInt:
         return float(int(self))
 
     def __hash__(self) -> int:
-        return hash(self.size_expr)
+        return hash(int(self))  # equal sizes are found in dicts, so this fixes the size
+
+    def __format__(self, spec: str) -> str:
+        return format(int(self), spec) if spec else str(self)
 
     def __repr__(self) -> str:
         return str(self.size_expr)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,9 +23,20 @@ E = TypeVar("E", bound=VtcError)
 class _Modules(threading.local):
     def __init__(self) -> None:
         self.path: list[str] = []
+        self.excerpts: list[Callable[[], str]] = []
 
 
 _modules = _Modules()
+
+
+@contextmanager
+def tracing(excerpt: Callable[[], str]) -> Iterator[None]:
+    """Errors raised inside also show ``excerpt()``: what was recorded so far."""
+    _modules.excerpts.append(excerpt)
+    try:
+        yield
+    finally:
+        _modules.excerpts.pop()
 
 
 @contextmanager
@@ -71,4 +82,5 @@ def located(kind: type[E], message: str) -> E:
     if frame is None:
         return kind(message)
     where = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
-    return kind(at_line(message, frame.f_code.co_filename, frame.f_lineno, where))
+    text = at_line(message, frame.f_code.co_filename, frame.f_lineno, where)
+    return kind("\n".join([text, *(show() for show in _modules.excerpts[-1:])]))

@@ -338,6 +338,9 @@ class Tensor(TensorMethods):
         """On the CPU."""
         return self.to("cpu")
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
     def __repr__(self) -> str:
         if self._array is None:
             return (

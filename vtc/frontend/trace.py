@@ -5,15 +5,18 @@ From arguments to a program, and how to put its results together.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Sequence
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vtc.errors import ArgumentError, LeakError, at_line
-from vtc.frontend.capture import Capture, Cell, Input, Restart, Source
+from vtc.errors import ArgumentError, CaptureError, LeakError
+from vtc.frontend.capture import Capture
 from vtc.frontend.dispatch import state
 from vtc.frontend.guards import Guards, Recorder
+from vtc.frontend.inputs import KEPT, Cell, Input, Restart, Source, layout
+from vtc.frontend.leaks import refuse_leaks
 from vtc.frontend.sizes import SizeGuard, SymInt
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
@@ -21,9 +24,10 @@ from vtc.frontend.tree import Form, flatten, unflatten
 from vtc.ir.dims import Dim, Size, Sym
 from vtc.ir.graph import Fact, Graph, Node, Program
 from vtc.ir.op import Op
-from vtc.ir.ops.control import Gradient, Item, StopGradient
+from vtc.ir.ops.control import Gradient, Item
 from vtc.ir.ops.elementwise import Add
 from vtc.ir.ops.view import Reshape
+from vtc.ir.text import show_node
 from vtc.ir.types import TensorType
 
 MAX_RESTARTS = 64
@@ -31,15 +35,21 @@ MAX_RESTARTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A result (or gradient) that is output ``output`` of the program."""
+    """A result (or gradient) that is output ``output`` of the program, or the view ``ops`` of it.
+
+    ``leaf``: one that was asked to require grad; ``number``: arithmetic on numbers, so a number.
+    """
 
     output: int
     requires: bool = False
+    ops: tuple[Op, ...] = ()
+    leaf: bool = False
+    number: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A result that is an input, or a view of one: ``ops`` applied to the tensor of ``source``."""
+    """A result that is an input, or a view of one: ``ops`` applied to what ``source`` gives."""
 
     source: Source
     ops: tuple[Op, ...] = ()
@@ -57,14 +67,23 @@ Part = Made | Given | Plain
 
 @dataclass(frozen=True, slots=True)
 class GradWrite:
-    """``tensor.grad`` becomes ``value`` at every call.
+    """``.grad`` of the tensor of ``owner`` becomes ``value`` at every call.
 
     ``had`` is whether it was set before (a guard).
     """
 
-    tensor: Tensor
+    owner: Source
     value: Part
     had: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Argument ``index`` shares memory with ``tensor``, which the function holds: a guard."""
+
+    index: int
+    tensor: Tensor
+    at: tuple[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -79,8 +98,11 @@ class Traced:
     outputs: int
     guards: Guards
     size_guards: tuple[SizeGuard, ...]
-    wrt: tuple[int, ...] = ()
+    wrt: tuple[Source, ...] = ()
     tangents: int = 0
+    pinned: tuple[Pin, ...] = ()
+    asked: tuple[tuple[Source, bool], ...] = ()
+    """Tensors that the function makes require grad, or not, and which."""
     keep: tuple[Tensor, ...] = field(default=(), repr=False)
 
 
@@ -135,27 +157,55 @@ class _Trace:
             owner = getattr(self.request.fn, "__self__", self.request.fn)
             if hasattr(owner, "named_parameters"):
                 self.capture.name_modules(owner)
-            args, kwargs = unflatten(self.request.form, self.arguments())
-            with recorder.active():
-                result = self.request.fn(*args, **kwargs)
-            del args, kwargs
-            return self.finish(result, recorder)
+            return self.finish(self.call(recorder), recorder)
         finally:
             state.capture = before
+
+    def excerpt(self) -> str:
+        """The last lines recorded, for errors."""
+        lines = [show_node(n) for n in self.capture.builder.nodes[-3:]]
+        shown = [f"       {line}" for line in lines or ["nothing yet"]]
+        return "\n".join([f"  traced so far in {self.request.name}:", *shown])
+
+    def call(self, recorder: Recorder) -> Any:
+        """What the function returns."""
+        given = self.arguments()
+        args, kwargs = unflatten(self.request.form, given)
+        with recorder.active():
+            result = self.request.fn(*args, **kwargs)
+        self.refuse_changed(given, (args, kwargs))
+        return result
 
     def arguments(self) -> list[Any]:
         """The leaves, tensors and floats among them traced."""
         return [self.argument(i, leaf) for i, leaf in enumerate(self.request.leaves)]
 
+    def refuse_changed(self, given: Sequence[Any], arguments: Any) -> None:
+        """LeakError if a container among the arguments was changed."""
+        leaves, form = flatten(arguments)
+        if form == self.request.form and all(map(operator.is_, leaves, given)):
+            return
+        raise located(
+            LeakError,
+            f"{self.request.name} changed a list, dict or dataclass among its arguments; a "
+            "compiled function gets a copy of it, so return what is new, or change a copy",
+        )
+
     def argument(self, i: int, leaf: Any) -> Any:
         name = self.request.names[i]
         if isinstance(leaf, Tensor):
+            self.capture.arguments.setdefault(id(leaf), i)
+            self.capture.argument_storages.setdefault(id(leaf._storage), i)
             if (
                 leaf._storage is not None
                 and id(leaf._storage) not in self.capture.cells
                 and (id(leaf._storage) not in self.capture.by_base)
             ):
                 self.capture.enter(leaf, Source("argument", i), self.request.types[i], name)
+            elif not all(isinstance(n, int) for n in self.request.types[i].shape) and (
+                id(leaf._storage) in self.capture.by_base
+            ):
+                raise located(CaptureError, f"{name} shares memory with another tensor")
             return leaf
         if isinstance(leaf, float):
             return self.capture.number(name, Source("number", i))
@@ -166,20 +216,11 @@ class _Trace:
     def finish(self, result: Any, recorder: Recorder) -> Traced:
         leaves, form = flatten(result)
         outputs: dict[Node, int] = {}
+        self.shared = self.roots_of_several(leaves)
         parts = tuple([self.part(leaf, outputs) for leaf in leaves])
-        grads = tuple(
-            [
-                GradWrite(
-                    s.tensor,
-                    Plain(None) if s.value is None else self.part(s.value, outputs),
-                    s.before is not None,
-                )
-                for s in self.capture.grads.values()
-            ]
-        )
-        results = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        grads = self.gradient_writes(outputs)
         del result, leaves
-        self.refuse_leaks(results)
+        refuse_leaks(self.capture)
         facts = self.facts(outputs)
         wrt, tangents, gradients = self.gradients(parts, outputs)
         graph = Graph(
@@ -190,6 +231,7 @@ class _Trace:
         )
         graph = self.capture.final_names().rename(graph)
         program = Program((graph,), self.request.dims, (*facts, *(Fact(),) * len(tangents)))
+        guards = self.guards(recorder)
         return Traced(
             program=program,
             sources=tuple(i.source for i in self.capture.inputs),
@@ -197,50 +239,89 @@ class _Trace:
             form=form,
             grads=grads,
             outputs=len(outputs),
-            guards=self.guards(recorder),
+            guards=guards,
             size_guards=tuple(self.capture.sizes.guards),
             wrt=wrt,
             tangents=len(tangents),
+            pinned=tuple(self.pins(guards)),
+            asked=tuple(self.capture.asked.values()),
             keep=tuple(self.capture.kept),
         )
 
     def guards(self, recorder: Recorder) -> Guards:
         """What the code read, the attributes of object arguments included."""
-        found = recorder.guards(self.request.fn)
-        for name, leaf in zip(self.request.names, self.request.leaves, strict=True):
-            found.add(name, leaf)
-        return found
+        objects = [
+            (name, leaf)
+            for name, leaf in zip(self.request.names, self.request.leaves, strict=True)
+            if not isinstance(leaf, Tensor)
+        ]
+        return recorder.guards(self.request.fn, objects)
+
+    def pins(self, guards: Guards) -> Iterator[Pin]:
+        """The arguments that share memory with tensors the function can reach otherwise."""
+        met = {id(w.value._storage): w.value for w in guards.heavy if isinstance(w.value, Tensor)}
+        met.update(self.capture.met)
+        for i, leaf in enumerate(self.request.leaves):
+            if isinstance(leaf, Tensor) and id(leaf._storage) in met:
+                yield Pin(i, met[id(leaf._storage)], layout(leaf))
 
     # results
+
+    def roots_of_several(self, leaves: Sequence[Any]) -> frozenset[Cell]:
+        """The cells that more than one result is, or is a view of."""
+        tensors = {id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}
+        count = Counter([self.origin(leaf)[0] for leaf in tensors.values()])
+        return frozenset([cell for cell, n in count.items() if n > 1])
+
+    def origin(self, x: Tensor) -> tuple[Cell, tuple[Op, ...]]:
+        """The cell that ``x`` was cut from, and how."""
+        ops: list[Op] = []
+        while (cell := self.capture.cell(x)) is None:
+            x, op = self.capture.parent(x)
+            ops.insert(0, op)
+        return cell, tuple(ops)
+
+    def gradient_writes(self, outputs: dict[Node, int]) -> tuple[GradWrite, ...]:
+        """The ``.grad`` that outlive the call."""
+        return tuple(
+            [
+                GradWrite(
+                    s.owner,
+                    Plain(None) if s.value is None else self.part(s.value, outputs),
+                    s.before is not None,
+                )
+                for s in self.capture.grads.values()
+                if not s.owner.made_here
+            ]
+        )
 
     def part(self, leaf: Any, outputs: dict[Node, int]) -> Part:
         if isinstance(leaf, SymInt):
             return Plain(int(leaf))
         if not isinstance(leaf, Tensor):
             return Plain(leaf)
-        given = self.given(leaf)
-        if given is not None:
-            return given
-        node = self.capture.node(leaf)
-        requires = self.capture.requires(leaf) and node not in self.capture.consumed
-        return Made(outputs.setdefault(node, len(outputs)), requires)
-
-    def given(self, leaf: Tensor) -> Given | None:
-        """``leaf`` as an input or a view of one, if that is what it is."""
-        ops: list[Op] = []
-        at = leaf
-        while (cell := self.capture.cell(at)) is None:
-            at, op = self.capture.parent(at)
-            if isinstance(op, StopGradient) or _symbolic(op):
-                return None
-            ops.insert(0, op)
-        if cell.initial is None or (source := self.source_of(cell)) is None or source.made_here:
-            return None
-        return Given(source, tuple(ops))
+        cell, ops = self.origin(leaf)
+        fixed = not any(map(_symbolic, ops))
+        if fixed and (source := self.source_of(cell)) is not None:
+            return Given(source, ops)
+        node, requires = self.capture.node(leaf), self.capture.requires(leaf)
+        if fixed and cell in self.shared:
+            node, requires = cell.node, cell.requires
+        else:
+            ops = ()
+        leaf_here = requires and node in self.capture.leaves
+        requires = requires and not leaf_here and node not in self.capture.consumed
+        output = outputs.setdefault(node, len(outputs))
+        return Made(output, requires, ops, leaf_here, leaf._weak)
 
     def source_of(self, cell: Cell) -> Source | None:
-        found = next((i.source for i in self.capture.inputs if i.cell is cell), None)
-        return found if found is not None and found.kind in ("argument", "tensor", "grad") else None
+        """The input that ``cell`` is, where a result may be that very input."""
+        if cell.initial is None:
+            return None
+        source = next((i.source for i in self.capture.inputs if i.cell is cell), None)
+        if source is None or source.made_here:
+            return None
+        return source if source.kind in KEPT or cell.node is cell.initial else None
 
     # facts
 
@@ -251,11 +332,7 @@ class _Trace:
     def fact(self, i: Input, outputs: dict[Node, int]) -> Fact:
         tensor = i.cell.tensor
         path = "" if tensor is None else self.capture.named.get(id(tensor), "")
-        written = (
-            i.cell.node is not i.node
-            and i.source.kind in ("argument", "tensor", "grad")
-            and not i.source.made_here
-        )
+        written = i.cell.node is not i.node and i.source.kind in KEPT and not i.source.made_here
         if not written:
             return Fact(path)
         node = i.cell.node
@@ -268,16 +345,16 @@ class _Trace:
 
     def gradients(
         self, parts: Sequence[Part], outputs: dict[Node, int]
-    ) -> tuple[tuple[int, ...], list[Node], list[Node]]:
+    ) -> tuple[tuple[Source, ...], list[Node], list[Node]]:
         """Where results require grad.
 
-        The inputs they flow to, a tangent param per result, the gradients.
+        The tensors from outside they flow to, a tangent param per result, the gradients.
         """
         made = sorted({p.output for p in parts if isinstance(p, Made) and p.requires})
         nodes = list(outputs)
-        inputs = {i.node: k for k, i in enumerate(self.capture.inputs)}
         below = {n for o in made for n, _ in self.capture.reachable(nodes[o])[0]}
-        wrt = [n for n in inputs if n in below]
+        owners = {n: self.capture.owner(x) for n, x in self.capture.leaves.items() if n in below}
+        wrt = [n for n, owner in owners.items() if not owner.made_here]
         if not wrt:
             return (), [], []
         tangents = [self.capture.builder.param(f"d_{nodes[o].name}", nodes[o].type) for o in made]
@@ -293,39 +370,7 @@ class _Trace:
                 if total
                 else items
             )
-        return tuple(inputs[n] for n in wrt), tangents, total
-
-    # leaks
-
-    def refuse_leaks(self, results: Sequence[Tensor]) -> None:
-        """LeakError if a traced value was left in an object."""
-        known = {id(t) for t in (*results, *self.capture.kept, *self.capture.hypers.values())}
-        queue = [
-            *results,
-            *self.capture.kept,
-            *(s.value for s in self.capture.grads.values() if s.value is not None),
-        ]
-        for t in queue:
-            known.add(id(t))
-            if t._link is not None and id(t._link[0]) not in known:
-                queue.append(t._link[0])
-        if not [t for t in self.capture.made if id(t) not in known]:
-            return
-        gc.collect()
-        for t in self.capture.made:
-            if id(t) not in known and (where := _holder(t)) is not None:
-                raise _leak(t, self.capture.node(t), where)
-
-
-def _leak(x: Tensor, node: Node, where: str) -> LeakError:
-    """Names the value's own line: the function that left it has already returned."""
-    message = (
-        f"a traced value {x.type} was left in {where}; return it, or write into a tensor that "
-        "exists before the call"
-    )
-    if node.loc is None:
-        return LeakError(message)
-    return LeakError(at_line(message, node.loc.file, node.loc.line, node.loc.module))
+        return tuple(owners[n] for n in wrt), tangents, total
 
 
 def _same(node: Node) -> Op:
@@ -339,49 +384,3 @@ def _symbolic(op: Op) -> bool:
     return any(
         isinstance(s, Sym) for v in vars(op).values() for s in (v if isinstance(v, tuple) else (v,))
     )
-
-
-def _holder(x: Tensor) -> str | None:
-    """The attribute, element or variable that still holds ``x``."""
-    for holder in gc.get_referrers(x):
-        if isinstance(holder, dict):
-            name = _key_of(holder, x)
-            if name is not None:
-                return _named_by(holder, name) or f"a dict, under {name!r}"
-        elif isinstance(holder, (list, set)):
-            return _attribute_of(holder) or f"a {type(holder).__name__}"
-        elif type(holder).__name__ == "cell":
-            return "a closure variable"
-        elif (name := _key_of(getattr(holder, "__dict__", {}), x)) is not None:
-            return f"{type(holder).__name__}.{name}"
-    return None
-
-
-def _key_of(mapping: dict[Any, Any], value: object) -> Any:
-    for k, v in mapping.items():
-        if v is value:
-            return k
-    return None
-
-
-def _named_by(attributes: dict[Any, Any], name: Any) -> str | None:
-    """``Class.name`` where ``attributes`` is the ``__dict__`` of an object.
-
-    The name of a global.
-    """
-    for owner in gc.get_referrers(attributes):
-        if getattr(owner, "__dict__", None) is attributes:
-            return f"{type(owner).__name__}.{name}"
-    return f"the global {name}" if "__builtins__" in attributes else None
-
-
-def _attribute_of(container: object) -> str | None:
-    for holder in gc.get_referrers(container):
-        attributes = holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})
-        name = _key_of(attributes, container)
-        if name is None:
-            continue
-        if not isinstance(holder, dict):
-            return f"{type(holder).__name__}.{name}"
-        return _named_by(attributes, name)
-    return None

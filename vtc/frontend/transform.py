@@ -89,6 +89,8 @@ def autograd_grad(
     if not isinstance(output, Tensor):
         raise located(GradientError, f"grad: expected a scalar tensor, got {type(output).__name__}")
     if state.capture is not None:
+        if not state.capture.requires(output):
+            raise located(GradientError, f"grad: {output.type} does not depend on the inputs")
         nodes = [state.capture.node(x) for x in inputs]
         found: tuple[Tensor, ...] = tuple(
             state.capture.gradient(output, grad_output, nodes, requires=create_graph)

@@ -16,7 +16,7 @@ class AdamW(Optimizer):
     """``p -= lr * weight_decay * p``, then ``p -= lr * m / (sqrt(v) + eps)``.
 
     ``m`` and ``v`` are running means of the gradient and of its square, corrected for starting at
-    zero; the correction follows the one step counter of the optimizer.
+    zero; the correction follows the step counter that a group shares.
     """
 
     def __init__(
@@ -54,8 +54,9 @@ class AdamW(Optimizer):
         beta1, beta2 = hyperparameter(group, "betas", 0), hyperparameter(group, "betas", 1)
         new1, new2 = 1.0 - beta1, 1.0 - beta2
         keep = 1.0 - lr * hyperparameter(group, "weight_decay")
-        size = lr / (1.0 - beta1**self.steps)
-        correction = (1.0 - beta2**self.steps).sqrt()
+        steps = self.steps(group)
+        size = lr / (1.0 - beta1**steps)
+        correction = (1.0 - beta2**steps).sqrt()
         for p, gradient in pairs:
             state = self.state[p]
             g = -gradient if group["maximize"] else gradient

@@ -62,10 +62,8 @@ class Optimizer(ABC):
         self.param_groups: list[Group] = []
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         groups = _groups(params)
-        first = [p for g in groups for _, p in _named(g["params"], type(self).__name__)][:1]
-        if not first:
+        if not any(g["params"] for g in groups):
             raise located(ArgumentError, f"{type(self).__name__}: expected parameters, got none")
-        self.steps = zeros((), dtype=f32, device=first[0].device)
         for group in groups:
             self.add_param_group(group)
 
@@ -98,13 +96,19 @@ class Optimizer(ABC):
         group["params"] = tensors
         if any(name is not None for name, _ in named):
             group["param_names"] = [name for name, _ in named]
-        for p in tensors:
-            self.state[p] = self._new_state(p, group)
+        if tensors:  # one counter for all of them: few inputs, and a later group starts at 0
+            steps = zeros((), dtype=f32, device=tensors[0].device)
+            for p in tensors:
+                self.state[p] = self._new_state(p, group, steps)
         self.param_groups.append(group)
         bump_epoch()
 
-    def _new_state(self, p: Tensor, group: Group) -> dict[str, Tensor]:
-        return {"step": self.steps, **{n: zeros_like(p) for n in self.state_names(group)}}
+    def _new_state(self, p: Tensor, group: Group, steps: Tensor) -> dict[str, Tensor]:
+        return {"step": steps, **{n: zeros_like(p) for n in self.state_names(group)}}
+
+    def steps(self, group: Group) -> Tensor:
+        """How often parameters of ``group`` were updated: a 0-d tensor that they share."""
+        return self.state[group["params"][0]]["step"]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or make them zero."""
@@ -129,17 +133,33 @@ class Optimizer(ABC):
             ]
             if not any(pairs for _, pairs in work):
                 raise located(GradientError, self._no_gradient())
-            dispatch.write(self.steps, self.steps + 1.0)
             for group, pairs in work:
-                self.update(group, pairs)
+                if pairs:
+                    self._complete(group)
+                    dispatch.write(self.steps(group), self.steps(group) + 1.0)
+                    self.update(group, pairs)
         return loss
+
+    def _complete(self, group: Group) -> None:
+        """Make the state that options changed since, ``momentum`` for one, ask for."""
+        for p in group["params"]:
+            missing = set(self.state_names(group)) - set(self.state[p])
+            if missing and thread.capture is not None:
+                message = (
+                    f"{type(self).__name__}.step: an option was turned on that needs "
+                    f"{', '.join(sorted(missing))}, which a compiled step cannot make; take one "
+                    "step outside vtc.compile first, or turn it on when the optimizer is made"
+                )
+                raise located(ArgumentError, message)
+            self.state[p].update({name: zeros_like(p) for name in sorted(missing)})
 
     def _name_state(self) -> None:
         """While tracing: inputs are called ``blocks.0.attn.out.weight.exp_avg`` and the like."""
         if thread.capture is None:
             return
         named: dict[int, str] = thread.capture.named
-        named[id(self.steps)] = "step"
+        for i, group in enumerate(g for g in self.param_groups if g["params"]):
+            named[id(self.steps(group))] = f"step_{i}" if i else "step"
         for p, entry in self.state.items():
             for key, tensor in entry.items():
                 named.setdefault(id(tensor), f"{named.get(id(p), 'parameter')}.{key}")
@@ -165,8 +185,9 @@ class Optimizer(ABC):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over state and options saved by this class here or in PyTorch; values are copied.
 
-        Where PyTorch's parameters counted different steps, the largest counts. ArgumentError if
-        groups or shapes differ, or the state is of another optimizer.
+        Where PyTorch's parameters counted different steps, the largest of a group counts; state
+        without a count, as of PyTorch's SGD, counts as one. ArgumentError if groups or shapes
+        differ, or the state is of another optimizer.
         """
         name = type(self).__name__
         saved = state_dict["param_groups"]
@@ -179,9 +200,11 @@ class Optimizer(ABC):
         entries = self._plan_load(saved, state_dict["state"])
         for group, options in zip(self.param_groups, saved, strict=True):
             group.update({k: v for k, v in options.items() if k != "params"})
-        steps = [float(np.asarray(e["step"])) for _, e in entries if "step" in e]
+        counts = {p: float(np.asarray(e.get("step", 1.0))) if e else 0.0 for p, e in entries}
         with dispatch.no_grad():
-            dispatch.write(self.steps, dispatch.constant(max(steps, default=0.0), f32))
+            for group in (g for g in self.param_groups if g["params"]):
+                most = max(counts[p] for p in group["params"])
+                dispatch.write(self.steps(group), dispatch.constant(most, f32))
             for p, entry in entries:
                 self._load(p, entry)
         bump_epoch()
@@ -213,7 +236,7 @@ class Optimizer(ABC):
     def _load(self, p: Tensor, entry: Mapping[str, Any]) -> None:
         """Write into the tensors there are, so that compiled steps go on using them."""
         group = next(g for g in self.param_groups if any(q is p for q in g["params"]))
-        fresh = self._new_state(p, group)
+        fresh = self._new_state(p, group, self.steps(group))
         own = self.state[p] = {k: self.state[p].get(k, new) for k, new in fresh.items()}
         for key, tensor in own.items():
             if key != "step":

@@ -69,7 +69,7 @@ class SGD(Optimizer):
         added = g
         if group["dampening"] != 0:
             damped = (1.0 - hyperparameter(group, "dampening")) * g
-            added = where(self.steps == 1.0, g, damped)
+            added = where(self.steps(group) == 1.0, g, damped)
         buffer = self.state[p]["momentum_buffer"]
         dispatch.write(buffer, (momentum * buffer + added).to(p.dtype))
         return g + momentum * buffer if group["nesterov"] else buffer

@@ -63,7 +63,9 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 def _tensors(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
     parts = [] if is_tensor(tensors) else list(tensors)
     if not parts or not all(map(is_tensor, parts)):
-        got = f"{len(parts)} items" if parts else repr(type(tensors).__name__)
+        kinds = [p.__class__.__name__ for p in parts]
+        got = f"[{', '.join(kinds)}]" if parts else f"an empty {type(tensors).__name__}"
+        got = f"one {type(tensors).__name__}" if is_tensor(tensors) else got
         raise located(ArgumentError, f"{name}: expected a non-empty sequence of Tensors, got {got}")
     return parts
 

@@ -181,7 +181,7 @@ class Extremum(Reduction, abstract=True):
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         (x,) = inputs
         wide = x.dtype.accumulate  # f16 cannot count far
-        winner = x.eq(out.expand_like(x, self.axes))
+        winner = x.eq(out.expand_like(x, self.axes)) | x.ne(x)  # NaN equals nothing
         share = g.cast(wide) / winner.cast(wide).sum(self.axes)
         return (winner.where(share.cast(x.dtype).expand_like(x, self.axes), 0),)
 

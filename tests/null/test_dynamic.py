@@ -1,0 +1,108 @@
+"""Sizes that vary: marks, guards, and what Python does with a symbolic size."""
+
+import numpy as np
+import pytest
+
+import vtc
+import vtc.nn.functional as F
+from vtc.errors import GuardError
+
+
+def test_a_mark_makes_one_program_for_its_range():
+    x = vtc.ones(4)
+    vtc.mark_dynamic(x, 0, min=2, max=8, name="B")
+    f = vtc.compile(lambda x: x * 2)
+    f(x)
+    assert "B: Dim(2, 8)" in f.ir()
+    f(vtc.ones(5))
+    assert len(f.entries) == 1
+    assert f(vtc.ones(9)).tolist() == [2.0] * 9
+    assert len(f.entries) == 2
+
+
+def test_a_marked_size_out_of_range_is_refused():
+    x = vtc.ones(9)
+    vtc.mark_dynamic(x, 0, min=2, max=8, name="B")
+    with pytest.raises(GuardError, match=r"x: size 9 of dim 0 is outside .*2, 8.*(\n.*)*test_dyn"):
+        vtc.compile(lambda x: x * 2)(x)
+
+
+def test_two_arguments_share_a_name():
+    x, y = vtc.ones(4, 3), vtc.ones(4)
+    for t in (x, y):
+        vtc.mark_dynamic(t, 0, name="N")
+    f = vtc.compile(lambda x, y: x.sum(1) + y)
+    f(x, y)
+    assert f(vtc.ones(6, 3), vtc.ones(6)).tolist() == [4.0] * 6
+    assert len(f.entries) == 1
+
+
+def test_a_comparison_is_a_guard():
+    f = vtc.compile(lambda x: x * 2 if x.shape[0] > 4 else x * 3)
+    for n in (2, 3, 4, 5, 6, 7, 3):
+        assert f(vtc.ones(n)).tolist() == [2.0 if n > 4 else 3.0] * n
+    assert len(f.entries) == 3
+    assert "size guard x_0 - 4 <= 0 is True does not hold" in f.explain()
+
+
+def test_attention_and_loss_over_two_symbols():
+    def g(x, t):
+        b, s, d = x.shape
+        h = x.reshape(b, s, 2, d // 2).transpose(1, 2)
+        a = vtc.softmax(h @ h.transpose(-1, -2), -1) @ h
+        y = a.transpose(1, 2).reshape(b, s, d)
+        padded = vtc.cat([x, vtc.zeros(b, 1, d)], 1)[:, :s]
+        return F.cross_entropy(y.view(b * s, -1), t.reshape(-1)), y[:, -1], padded + y
+
+    f = vtc.compile(g)
+    for b, s in ((2, 3), (3, 5), (4, 7), (5, 9)):
+        x, t = vtc.randn(b, s, 4), vtc.randint(0, 4, (b, s))
+        for got, want in zip(f(x, t), g(x, t), strict=True):
+            np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-5, atol=1e-6)
+    assert len(f.entries) == 2
+
+
+@pytest.mark.parametrize(
+    ("of", "want"),
+    [
+        (lambda n: f"{n:3d}", "  5"),
+        (lambda n: "%d" % n, "5"),  # noqa: UP031
+        (lambda n: n == 5.0, True),
+        (lambda n: n < 5.5, True),
+        (lambda n: n != None, True),  # noqa: E711
+        (lambda n: {5: "a"}.get(n), "a"),
+        (lambda n: {n: 1}[5], 1),
+        (lambda n: abs(n - 7), 2),
+        (lambda n: divmod(n, 2), (2, 1)),
+        (lambda n: 2**n, 32),
+        (lambda n: (n << 1, n >> 1, n & 1, n | 2), (10, 2, 1, 7)),
+        (lambda n: (round(n), +n, -(-n // 2)), (5, 5, 3)),
+        (lambda n: n * 1.5, 7.5),
+        (lambda n: [1] * n, [1] * 5),
+        (lambda n: (max(n, 3), min(n, 3)), (5, 3)),
+        (lambda n: list(range(n)), [0, 1, 2, 3, 4]),
+        (float, 5.0),
+    ],
+)
+def test_python_with_a_symbolic_size(of, want):
+    got = vtc.compile(lambda x: of(x.shape[0]), dynamic=True)(vtc.ones(5))
+    assert got == want
+
+
+def test_a_size_does_not_compare_with_a_string():
+    with pytest.raises(TypeError):
+        vtc.compile(lambda x: x.shape[0] < "a", dynamic=True)(vtc.ones(5))
+
+
+def test_a_shared_argument_is_compiled_for_fixed_sizes():
+    w = vtc.ones(4)
+
+    @vtc.compile
+    def f(x):
+        w.add_(1.0)
+        return x * 1.0
+
+    for part in (w[:2], w[:3], w):
+        f(part)
+    assert w.tolist() == [4.0] * 4
+    assert "x shares memory with another tensor" in f.explain()
