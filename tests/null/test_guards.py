@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import types
 
 import numpy as np
@@ -235,3 +236,34 @@ def test_a_repeated_call_is_no_miss():
         m.eval()
         fast(vtc.ones(1, 2))
     assert len(fast.entries) == 2
+
+
+def test_what_the_garbage_collector_runs_is_not_read():
+    """A tool that times collections (hypothesis does) must not make every call a miss."""
+    ticks = []
+
+    def started(phase, info):
+        global _gc_ticks
+        _gc_ticks = len(ticks)
+        ticks.append(_gc_ticks)
+
+    @vtc.compile
+    def f(x):
+        for _ in range(50):
+            x = x + vtc.exp(x)
+        return x
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(started)
+    gc.set_threshold(1)
+    try:
+        for _ in range(3):
+            f(vtc.ones(2))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(started)
+    assert ticks
+    assert len(f.entries) == 1, f.explain()
+
+
+_gc_ticks = 0

@@ -505,7 +505,7 @@ def test_resume_from_the_state_of_torch(name, options):
         p = L.nn.Parameter(L.T.tensor(start))
         optimizer = getattr(L.optim, name)([p], **options)
         if state is not None:
-            optimizer.load_state_dict(state)
+            optimizer.load_state_dict(copy.deepcopy(state))  # torch writes into what it loads
         for _ in range(3):
             (p * p).sum().backward()
             optimizer.step()

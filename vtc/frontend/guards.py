@@ -13,6 +13,7 @@ import argparse
 import builtins
 import dis
 import enum
+import gc
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -212,8 +213,11 @@ class Recorder:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Collect on this thread."""
-        before = sys.getprofile()
+        """Collect on this thread.
+
+        The garbage collector waits: finalizers and its callbacks are not part of the traced code.
+        """
+        before, collects = sys.getprofile(), gc.isenabled()
 
         def hook(frame: FrameType, event: ProfileEvent, argument: Any) -> None:
             if (
@@ -225,11 +229,14 @@ class Recorder:
             if before is not None:
                 before(frame, event, argument)
 
+        gc.disable()
         sys.setprofile(hook)
         try:
             yield
         finally:
             sys.setprofile(before)
+            if collects:
+                gc.enable()
 
     def guards(self, fn: Any, arguments: Sequence[tuple[str, object]] = ()) -> Guards:
         """What the collected functions read, starting at globals, at ``fn`` and at objects among
