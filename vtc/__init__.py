@@ -26,6 +26,7 @@ _TABLE: dict[str, tuple[str, ...]] = {
     "vtc.ir.text": ("parse", "show"),
     "vtc.ir.evaluate": ("evaluate",),
     "vtc.runtime.device": ("device=Device",),
+    "vtc.runtime.threads": ("set_num_threads get_num_threads",),
     "vtc.errors": ("VtcError",),
     "vtc.frontend.tensor": ("Tensor",),
     "vtc.frontend.jit": ("compile", "mark_dynamic"),

@@ -22,7 +22,7 @@ from typing import Protocol, TypeVar, final
 
 import numpy as np
 
-from vtc.codegen.c import Compiler, compile_plan, find_compiler, generate
+from vtc.codegen.c import Compiler, compile_plan, compile_pool, find_compiler, generate
 from vtc.config import config
 from vtc.errors import ArgumentError, CodegenError, VtcWarning
 from vtc.ir.evaluate import evaluate
@@ -35,6 +35,7 @@ from vtc.passes.pipeline import Context, Step, run
 from vtc.runtime.cache import Store
 from vtc.runtime.cpu import load
 from vtc.runtime.executable import Executable
+from vtc.runtime.threads import pool
 
 T = TypeVar("T")
 Places = tuple[Loc | None, ...]
@@ -141,7 +142,8 @@ def _built(
         return Built(program, stages, clock.seconds, evaluated, None, str(error))
     library = clock("compile", lambda: compile_plan(plan, compiler, _store(cache)))
     entry = clock("load", lambda: load(library))
-    return Built(program, stages, clock.seconds, Executable(plan, entry), plan)
+    threads = clock("load", lambda: pool(lambda: compile_pool(compiler, _store(cache))))
+    return Built(program, stages, clock.seconds, Executable(plan, entry, threads), plan)
 
 
 @final

@@ -5,6 +5,7 @@
 * ``VTC_CHECK``: 0 checks nothing, 1 (default) verifies the program after each pass, 2 also
   evaluates it before and after.
 * ``VTC_DUMP``: a folder to write every stage, kernel and plan into; by default nothing is written.
+* ``VTC_NUM_THREADS``: threads that a kernel may run on; default one per core this process may use.
 * ``VTC_CACHE_SIZE``: compiled entries kept per function; default 64.
 
 The environment is read once, at the first :func:`config`; an empty variable counts as unset::
@@ -25,6 +26,7 @@ from typing import Literal, TypedDict, Unpack, cast, final
 from vtc.errors import ConfigError
 
 Check = Literal[0, 1, 2]
+MOST_THREADS = 1024
 
 
 @final
@@ -37,6 +39,7 @@ class Config:
     check: Check
     dump: Path | None
     cache_size: int
+    num_threads: int
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Config:
@@ -47,6 +50,7 @@ class Config:
             check=_check(environment, "VTC_CHECK"),
             dump=_path(environment, "VTC_DUMP"),
             cache_size=_positive(environment, "VTC_CACHE_SIZE") or 64,
+            num_threads=_threads(environment, "VTC_NUM_THREADS"),
         )
 
 
@@ -58,6 +62,7 @@ class Fields(TypedDict, total=False):
     check: Check
     dump: Path | None
     cache_size: int
+    num_threads: int
 
 
 _current: Config | None = None
@@ -113,3 +118,17 @@ def _positive(environment: Mapping[str, str], name: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"{name}: expected a positive integer, got {text!r}")
     return int(text)
+
+
+def _threads(environment: Mapping[str, str], name: str) -> int:
+    asked = _positive(environment, name)
+    if asked is not None and asked > MOST_THREADS:
+        raise ConfigError(f"{name}: expected at most {MOST_THREADS}, got {asked}")
+    return asked or min(_cores(), MOST_THREADS)
+
+
+def _cores() -> int:
+    """Those this process may run on, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from vtc.codegen.c import compile_plan, find_compiler, generate
+from vtc.codegen.c import compile_plan, compile_pool, find_compiler, generate
+from vtc.codegen.host import host
 from vtc.config import config
 from vtc.ir.dims import substitute
 from vtc.ir.graph import GraphBuilder, Program
 from vtc.ir.ops.control import Call, Item
 from vtc.ir.ops.expr import Expr
+from vtc.ir.plan import Launch
 from vtc.ir.target import cpu
 from vtc.ir.types import TupleType
 from vtc.passes.decompose import decompose
@@ -18,6 +20,7 @@ from vtc.passes.fuse import fuse
 from vtc.passes.memory import memory
 from vtc.passes.pipeline import Context
 from vtc.runtime.cache import Store
+from vtc.runtime.threads import pool, set_num_threads
 
 
 def region(types, body, dims=()):
@@ -48,8 +51,15 @@ def built(program, *, optimize=True):
     if not optimize:
         flags = tuple("-O1" if f == "-O3" else f for f in compiler.flags)
         compiler = replace(compiler, flags=flags)
-    plan = generate(program, cpu())
+    plan = eager(generate(program, cpu()))
     return plan, entry(compile_plan(plan, compiler, Store(config().cache_dir)))
+
+
+def eager(plan):
+    """``plan`` with every kernel that can run in parts large enough to."""
+    large = [replace(s, work=s.work * 2**32) if isinstance(s, Launch) else s for s in plan.steps]
+    plan = replace(plan, steps=tuple(large))
+    return replace(plan, host=host(plan))
 
 
 def entry(path):
@@ -58,8 +68,8 @@ def entry(path):
     return function
 
 
-def call(plan, function, arrays, sizes=(), outputs=None):
-    """The result of the entry, and the outputs."""
+def call(plan, function, arrays, sizes=(), outputs=None, threads=3):
+    """The result of the entry, and the outputs; without threads there is no pool either."""
     values = dict(zip([d.name for d in plan.dims], sizes, strict=True))
     inputs = [np.ascontiguousarray(a) for a in arrays]
     if outputs is None:
@@ -71,8 +81,16 @@ def call(plan, function, arrays, sizes=(), outputs=None):
         pointers(outputs),
         ctypes.c_void_p(-(-arena.ctypes.data // 64) * 64),
         (ctypes.c_int64 * max(1, len(sizes)))(*sizes),
+        pool_of(threads),
     )
     return code, outputs
+
+
+def pool_of(threads):
+    if not threads:
+        return None
+    set_num_threads(threads)
+    return pool(lambda: compile_pool(find_compiler(), Store(config().cache_dir)))
 
 
 def pointers(arrays):

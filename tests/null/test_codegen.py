@@ -174,7 +174,9 @@ def body_of(text):
 
 
 def loops(body):
-    return re.findall(r"for \(int64_t (\w+) = \w+; \w+ < ([^;]*);", body)
+    found = re.findall(r"for \(int64_t (\w+) = \w+; \w+ < ([^;]*);", body)
+    shared = re.search(r"count = (.*), blocks", body)
+    return [(v, shared[1] if extent == "end" else extent) for v, extent in found]
 
 
 def test_operands_read_at_one_index_make_one_loop():
@@ -208,9 +210,10 @@ def test_a_loop_is_split_where_a_read_divides():
         "    z: f32[8, 16, 768] = exp(y)\n"
         "    return z\n"
     )
-    assert loops(body) == [("i0", "8"), ("i1", "16"), ("i2a", "12"), ("i2b", "64")]
-    assert "/" not in body
-    assert "%" not in body
+    assert loops(body) == [("item", "1536"), ("i2b", "64")]
+    assert "i1 = item/(12)%(16);" in body
+    (read,) = re.findall(r"x0\[(.*?)\]", body)
+    assert not set(read) & {"/", "%"}
 
 
 def test_a_transpose_goes_tile_by_tile():
@@ -219,7 +222,8 @@ def test_a_transpose_goes_tile_by_tile():
         "    y: f32[200, 100] = permute(x, axes=(1, 0))\n"
         "    return y\n"
     )
-    assert [name for name, _ in loops(body)] == ["i0t", "i1t", "i0", "i1"]
+    assert [name for name, _ in loops(body)] == ["item", "i0", "i1"]
+    assert "i1t = (item%(7))*16;" in body
 
 
 REDUCE = """
@@ -239,7 +243,8 @@ def test_a_reduced_axis_in_memory_order_is_innermost():
 
 def test_a_kept_axis_in_memory_order_is_a_row_of_lanes():
     body = body_of(REDUCE.format(shape="784", kept="784", axes="(0,)"))
-    assert loops(body)[0] == ("first", "784")
+    assert loops(body)[0] == ("item", "4")
+    assert "first = (item)*256;" in body
     assert "double d0[256];" in body  # of unknown length, so in blocks
     assert "reduction(+" not in body
 
@@ -365,7 +370,7 @@ def test_the_host_runs_the_steps_in_order():
     )
     assert [len(s.args) for s in plan.steps] == [2, 2, 3]
     assert plan.arena == 64
-    calls = re.findall(r"if \((\w+)\(p, n\)\) return (\d+);", plan.host)
+    calls = re.findall(r"if \((\w+)\(p, n, 0, 1\)\) return (\d+);", plan.host)
     symbols_of = {k.name: k.symbol for k in plan.kernels}
     want = [(symbols_of[s.kernel], str(i + 1)) for i, s in enumerate(plan.steps)]
     assert calls == want
@@ -406,4 +411,4 @@ def test_symbols_of_a_kernel_are_its_own():
     (step,) = plan.steps
     assert [str(s) for s in step.sizes] == ["i0", "t0"]
     assert symbols(plan.outputs[0].shape[0]) == {"i0"}
-    assert "i0i1 < n0*n1" in plan.kernels[0].source
+    assert "count = n0*n1, " in plan.kernels[0].source

@@ -37,7 +37,7 @@ PLAN = Plan(
     arena=64 * B * T + 4096,
     kernels=(Kernel("k0", "vtc_k0", 'void vtc_k0(void);\n// "quoted" \u2713\n', "mlp.py:14 up"),),
     steps=(
-        Launch("k0", (Input(0), Input(1), Arena(0)), (B, (B * T) // 3), "mlp.py:14 up"),
+        Launch("k0", (Input(0), Input(1), Arena(0)), (B, (B * T) // 3), "mlp.py:14 up", 8 * B),
         Launch("k0", (Arena(0), Output(1), Arena(64 * B))),
         Copy(Arena(4096), Output(0), 40 * B),
     ),
@@ -131,9 +131,9 @@ def changed(**fields):
     [
         ("{", "expected JSON"),
         ("[" * 100_000, "expected JSON"),
-        ("[]", "expected format 1, got 'list'"),
-        ("{}", "expected format 1, got None"),
-        (changed(format=2), "expected format 1, got 2"),
+        ("[]", "expected format 2, got 'list'"),
+        ("{}", "expected format 2, got None"),
+        (changed(format=1), "expected format 2, got 1"),
         (changed(name=3), "expected text, got 3"),
         (changed(dims={}), "expected a list, got {}"),
         (changed(dims=[["B", 1]]), "expected a dim"),

@@ -20,7 +20,7 @@ from vtc.codegen.region import Region
 from vtc.codegen.render import render, symbol
 from vtc.codegen.sizes import Facts
 from vtc.errors import CodegenError
-from vtc.ir.dims import Size, Sym, bounds, maximum
+from vtc.ir.dims import Size, Sym, bounds, maximum, substitute
 from vtc.ir.graph import Graph, Node, Program
 from vtc.ir.ops.control import Call, Item
 from vtc.ir.ops.view import Reshape
@@ -28,7 +28,7 @@ from vtc.ir.plan import Arena, Buffer, Copy, Input, Kernel, Launch, Output, Plan
 from vtc.ir.target import Target
 from vtc.ir.types import TensorType, TupleType, Type
 
-__all__ = ["Compiler", "Store", "compile_plan", "find_compiler", "generate"]
+__all__ = ["Compiler", "Store", "compile_plan", "compile_pool", "find_compiler", "generate"]
 
 
 class Store(Protocol):
@@ -78,6 +78,21 @@ def compile_plan(plan: Plan, compiler: Compiler, store: Store) -> Path:
     return store.make(compiler.key("library", *keys.values()), link, ".so")
 
 
+def compile_pool(compiler: Compiler, store: Store) -> Path:
+    """The shared library with the thread pool, ``vtc_pool``; see ``pool.c.jinja``."""
+    source = render("pool")
+
+    def link(path: Path) -> None:
+        unit = path.with_suffix(".o")
+        compiler.compile(source, unit)
+        try:
+            compiler.link([unit], path)
+        finally:
+            unit.unlink()
+
+    return store.make(compiler.key("pool", source), link, ".so")
+
+
 @final
 @dataclass
 class _Writer:
@@ -88,7 +103,7 @@ class _Writer:
     kernels: dict[str, Kernel] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     arena: Size = 0
-    _of_graph: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    _of_graph: dict[str, tuple[str, tuple[Size, ...], Size]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for i, param in enumerate(self.program.entry.params):
@@ -134,13 +149,12 @@ class _Writer:
         inputs = [self.places[i][0] for i in node.inputs]
         if all(isinstance(n.op, Reshape) for n in graph.nodes) and self.same(inputs[:1], results):
             return
-        kernel, symbols = self.kernel(graph)
-        sizes = tuple(map(Sym.var, symbols))
+        kernel, sizes, work = self.kernel(graph)
         note = "" if node.loc is None else str(node.loc)
-        self.steps.append(Launch(kernel, (*inputs, *results), sizes, note))
+        self.steps.append(Launch(kernel, (*inputs, *results), sizes, note, work))
 
-    def kernel(self, graph: Graph) -> tuple[str, tuple[str, ...]]:
-        """The name of the kernel of ``graph``, and the dims it takes."""
+    def kernel(self, graph: Graph) -> tuple[str, tuple[Size, ...], Size]:
+        """The name of the kernel of ``graph``, the dims it takes, and its work."""
         if graph.name not in self._of_graph:
             region = Region.of(graph, self.program.ranges)
             spec = spec_of(region)
@@ -148,7 +162,9 @@ class _Writer:
             source = render(spec.template, symbol=name, spec=spec)
             made = Kernel(graph.name, name, source, _note(graph.nodes))
             kernel = self.kernels.setdefault(name, made)
-            self._of_graph[graph.name] = kernel.name, region.symbols
+            names = {f"n{k}": Sym.var(s) for k, s in enumerate(region.symbols)}
+            work = substitute(spec.head.parts.work, names) if spec.head.parts else 0
+            self._of_graph[graph.name] = kernel.name, tuple(names.values()), work
         return self._of_graph[graph.name]
 
     def copies(self) -> None:

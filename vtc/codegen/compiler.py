@@ -47,7 +47,7 @@ class Compiler:
 
     def link(self, objects: Iterable[Path], target: Path) -> None:
         """Link objects into a shared library."""
-        self._run(["-shared", "-o", str(target), *map(str, objects), "-lm"])
+        self._run(["-shared", "-pthread", "-o", str(target), *map(str, objects), "-lm"])
 
     def key(self, *parts: str) -> str:
         """The cache key of what this makes of ``parts``."""

@@ -1,9 +1,11 @@
 """The C host program of a plan: one function that runs the steps in order.
 
-    int64_t vtc_run(void *const *inputs, void *const *outputs, void *arena, const int64_t *dims);
+    int64_t vtc_run(void *const *inputs, void *const *outputs, void *arena, const int64_t *dims,
+                    vtc_pool *pool);
 
-Every kernel is ``int kernel(void *const *pointers, const int64_t *sizes)``: 0, or 1 if an index is
-out of its range. There is no static state.
+Every kernel is ``int kernel(void *const *pointers, const int64_t *sizes, int64_t part, int64_t
+parts)``: 0, or 1 if an index is out of its range. One with enough work runs in parts on the threads
+of ``pool``; without a pool everything runs in the thread of the caller. There is no static state.
 """
 
 from __future__ import annotations
@@ -13,21 +15,25 @@ from typing import final
 
 from vtc.codegen.render import render
 from vtc.codegen.sizes import Facts, c_text, rename
-from vtc.ir.dims import Size
+from vtc.ir.dims import Size, bounds
 from vtc.ir.plan import Arena, Copy, Input, Launch, Output, Plan, Ref
+
+GRAIN = 1 << 14
+"""Work of a part, in loads, below which threads do not help."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class HostStep:
     """A launch of ``symbol``; without one, a copy of ``sizes[0]`` bytes from ``args[0]`` to
-    ``args[1]``.
+    ``args[1]``. With ``work`` it runs in parts where that is enough.
     """
 
     symbol: str
     args: tuple[str, ...]
     sizes: tuple[str, ...]
     failure: int
+    work: str = ""
 
 
 @final
@@ -38,12 +44,14 @@ class HostSpec:
     symbols: tuple[str, ...]
     dims: tuple[str, ...]
     steps: tuple[HostStep, ...]
+    grain: int
 
 
 def host(plan: Plan) -> str:
     """The source of the host program of ``plan``."""
     names = {d.name: f"d{k}" for k, d in enumerate(plan.dims)}
-    facts = Facts({names[d.name]: (d.min, d.max) for d in plan.dims})
+    ranges = {d.name: (d.min, d.max) for d in plan.dims}
+    facts = Facts({names[d]: ends for d, ends in ranges.items()})
     symbols = {k.name: k.symbol for k in plan.kernels}
 
     def text(size: Size) -> str:
@@ -59,12 +67,16 @@ def host(plan: Plan) -> str:
                 return f"(char *)arena + {text(offset)}"
 
     steps = []
+    work: Size
     for k, step in enumerate(plan.steps):
         match step:
-            case Launch(kernel=kernel, args=args, sizes=sizes):
+            case Launch(kernel=kernel, args=args, sizes=sizes, work=work):
                 symbol, refs = symbols[kernel], args
             case Copy(source, target, nbytes):
-                symbol, refs, sizes = "", (source, target), (nbytes,)
-        steps.append(HostStep(symbol, tuple(map(place, refs)), tuple(map(text, sizes)), k + 1))
-    spec = HostSpec(tuple(dict.fromkeys(symbols.values())), tuple(names.values()), tuple(steps))
-    return render("host", spec=spec)
+                symbol, refs, sizes, work = "", (source, target), (nbytes,), 0
+        most = bounds(work, ranges)[1]
+        small = most is not None and most < 2 * GRAIN
+        texts = tuple(map(place, refs)), tuple(map(text, sizes))
+        steps.append(HostStep(symbol, *texts, k + 1, "" if small else text(work)))
+    distinct = tuple(dict.fromkeys(symbols.values()))
+    return render("host", spec=HostSpec(distinct, tuple(names.values()), tuple(steps), GRAIN))

@@ -171,7 +171,7 @@ class Body:
 
 
 def _blocks(level: Level) -> Level:
-    return Level(f"{level.var}t", level.extent, (), step=TILE)
+    return Level(f"{level.var}t", level.extent, (), step=str(TILE))
 
 
 def _block(level: Level) -> Level:

@@ -14,6 +14,7 @@ from typing import final
 
 from vtc.codegen.accumulate import Meeting
 from vtc.codegen.loops import Body, raises, simd
+from vtc.codegen.parts import divide
 from vtc.codegen.pointwise import PointwiseSpec, empty
 from vtc.codegen.reduction import ReductionSpec, reduce_along
 from vtc.codegen.region import Elements, Region
@@ -22,7 +23,7 @@ from vtc.codegen.sizes import c_text
 from vtc.codegen.spec import Head, Level, head
 from vtc.codegen.trace import Let, Statement, Value
 from vtc.errors import CodegenError
-from vtc.ir.dims import Size, Sym
+from vtc.ir.dims import Size, Sym, product
 from vtc.ir.graph import Node
 from vtc.ir.ops.contract import Matmul
 from vtc.ir.ops.reduce import Sum
@@ -36,6 +37,9 @@ BLOCK_ROWS, BLOCK_COLUMNS, PANEL_BYTES = 96, 192, 1024
 """What is packed at a time, in elements and (along the common axis) in bytes: it stays in the L2
 cache.
 """
+
+CHEAP = 8
+"""Multiplications that take as long as a load."""
 
 RESULT = "a0"
 
@@ -64,7 +68,7 @@ class Pack:
 @dataclass(frozen=True, slots=True)
 class MatmulSpec:
     """What ``matmul.c.jinja`` may mention. ``rows`` and ``panels`` (of that many rows) are per kind
-    of CPU.
+    of CPU; ``outer`` ends with the tiles, from ``n_first`` and ``m_first``.
     """
 
     template = "matmul"
@@ -164,12 +168,20 @@ def _write(
     longest = PANEL_BYTES // dtype.itemsize
     ctype = _ctype(dtype)
     found = f"({REGISTER[dtype.name]})tile[i * NC + j]"
+    tiles = [body.level(v, s) for v, s in zip(outer, shared, strict=True)]
+    tiles.append(Level("n_first", n.extent, (), step="NC"))
+    tiles.append(Level("m_first", m.extent, (), step="MC"))
+    cost = product((*elements.region.output_shape(), depth)) // CHEAP
+    parts, levels = divide(tiles, cost, vector=False)
     return MatmulSpec(
         head=head(
-            elements, elements.region.output_shape(), before, *shared, left.lets, right.lets, after
+            elements,
+            elements.region.output_shape(),
+            *(before, *shared, left.lets, right.lets, after),
+            parts=parts,
         ),
         before=before,
-        outer=tuple(body.level(v, s) for v, s in zip(outer, shared, strict=True)),
+        outer=levels,
         ctype=ctype,
         rows=rows,
         panels=panels,

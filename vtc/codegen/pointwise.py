@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import final
 
 from vtc.codegen.loops import Body
+from vtc.codegen.parts import divide, work
 from vtc.codegen.region import Elements, Region
 from vtc.codegen.spec import Head, Level, head
 from vtc.codegen.trace import Statement
-from vtc.ir.dims import Size
+from vtc.ir.dims import Size, product
 
 
 @final
@@ -40,9 +41,9 @@ def pointwise(region: Region) -> PointwiseSpec:
     body = Body(elements.trace, stores)
     lets, levels = body.nest(body.arrange(body.loops(index)), body.roots)
     texts = tuple(body.text(k) for k in range(len(stores)))
-    return PointwiseSpec(
-        head(elements, shape, lets, *(v.lets for v in levels)), lets, levels, texts
-    )
+    scalars = (lets, *(v.lets for v in levels))
+    parts, levels = divide(levels, work(elements, product(shape)), vector=True)
+    return PointwiseSpec(head(elements, shape, *scalars, parts=parts), lets, levels, texts)
 
 
 def empty(elements: Elements, shape: tuple[Size, ...]) -> PointwiseSpec:

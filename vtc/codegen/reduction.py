@@ -13,6 +13,7 @@ from typing import cast, final
 
 from vtc.codegen.accumulate import LANE_BLOCK, ROW_BLOCK, Accumulation, Block, Meeting, State
 from vtc.codegen.loops import Body, Loop, raises, simd
+from vtc.codegen.parts import divide, work
 from vtc.codegen.pointwise import PointwiseSpec, empty
 from vtc.codegen.region import Elements, Region
 from vtc.codegen.scalar import REGISTER
@@ -35,7 +36,9 @@ Statements = tuple[Statement, ...]
 @final
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """The kept axis whose elements are accumulated side by side, ``width`` at a time."""
+    """The kept axis whose elements are accumulated side by side, ``width`` at a time from
+    ``first``.
+    """
 
     level: Level
     width: int
@@ -47,9 +50,10 @@ class Lanes:
 class ReductionSpec:
     """What ``reduction.c.jinja`` may mention.
 
-    ``outer`` loops over kept axes; inside, ``around`` and then ``inner`` over reduced axes (no
-    ``inner``: one element), with ``lets`` and ``updates`` innermost; then ``result``, ``after`` and
-    ``stores``. With ``lanes``, states are arrays, and what is innermost runs for each lane.
+    ``outer`` loops over kept axes, and over ``first`` if there are lanes; inside, ``around`` and
+    then ``inner`` over reduced axes (no ``inner``: one element), with ``lets`` and ``updates``
+    innermost; then ``result``, ``after`` and ``stores``. With ``lanes``, states are arrays, and
+    what is innermost runs for each lane.
     """
 
     template = "reduction"
@@ -168,11 +172,17 @@ class _Writer:
         inside = body.place(within, how.roots)[count:]
         after = _flat(body.place([*outer, *lane, RESULT], stores)[count:])
         around, inner, lets = self.levels(inside, how)
+        lanes = self.lanes(lets, after)
+        kept = [body.level(v, s) for v, s in zip(order.outer, shared, strict=True)]
+        if lanes:
+            kept.append(Level("first", lanes.level.extent, (), step=str(lanes.width)))
+        cost = work(self.elements, product((*shape, *(v.extent for v in order.reduced))))
+        parts, kept_levels = divide(kept, cost, vector=False)
         return ReductionSpec(
-            head=head(self.elements, shape, before, *shared, *inside, after),
+            head=head(self.elements, shape, before, *shared, *inside, after, parts=parts),
             before=before,
-            outer=tuple(body.level(v, s) for v, s in zip(order.outer, shared, strict=True)),
-            lanes=self.lanes(lets, after),
+            outer=kept_levels,
+            lanes=lanes,
             states=how.states,
             block=how.block,
             around=around,

@@ -25,11 +25,21 @@ class Argument:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """``count`` iterations are shared, ``unit`` at a time; ``work`` is what they cost in loads."""
+
+    count: str
+    unit: int
+    work: Size
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Head:
     """The signature of a kernel and what its body relies on.
 
     ``needs`` are the parts of the prelude; ``guards`` are conditions under which an index must be
-    wrong; ``checks`` says that indices are checked into ``err``.
+    wrong; ``checks`` says that indices are checked into ``err``; without ``parts`` it runs as one.
     """
 
     args: tuple[Argument, ...]
@@ -37,6 +47,7 @@ class Head:
     needs: tuple[str, ...]
     guards: tuple[str, ...]
     checks: bool
+    parts: Parts | None
 
 
 @final
@@ -51,10 +62,15 @@ class Level:
     lets: tuple[Statement, ...]
     pragma: str = ""
     start: str = "0"
-    step: int = 1
+    step: str = "1"
 
 
-def head(elements: Elements, shape: Sequence[Size], *statements: Iterable[Statement]) -> Head:
+def head(
+    elements: Elements,
+    shape: Sequence[Size],
+    *statements: Iterable[Statement],
+    parts: Parts | None = None,
+) -> Head:
     """The head of the kernel of a region that visits ``shape`` and runs ``statements``."""
     region, trace = elements.region, elements.trace
     params, outputs = region.graph.params, region.graph.outputs
@@ -69,6 +85,7 @@ def head(elements: Elements, shape: Sequence[Size], *statements: Iterable[Statem
         needs=tuple(sorted(trace.needs)),
         guards=tuple(dict.fromkeys(guards)) if checks else (),
         checks=checks,
+        parts=parts,
     )
 
 

@@ -26,10 +26,23 @@ is 64-byte aligned and undefined at the start; its offsets are multiples of 64.
 
 **The host program** (C, ``Plan.host``, linked with the kernels) has one entry::
 
-    int64_t vtc_run(void *const *inputs, void *const *outputs, void *arena, const int64_t *dims);
+    int64_t vtc_run(void *const *inputs, void *const *outputs, void *arena, const int64_t *dims,
+                    vtc_pool *pool);
 
 ``dims`` are in the order of ``Plan.dims``; the result is 0, or 1 + the number of the step that met
 an index out of its range. Several threads may call it at once, each with its own arena and outputs.
+``pool`` has the threads that large kernels run on: a caller may bring its own, or none (a null
+pointer)::
+
+    typedef int vtc_kernel(void *const *p, const int64_t *n, int64_t part, int64_t parts);
+    typedef struct vtc_pool {
+        int (*run)(struct vtc_pool *, vtc_kernel *, void *const *p, const int64_t *n,
+                   int64_t parts);
+        int64_t threads;
+    } vtc_pool;
+
+``run`` calls the kernel for each part, in any order, and gives the results or'ed. What a kernel
+computes does not depend on ``parts``.
 """
 
 from __future__ import annotations
@@ -43,7 +56,7 @@ from vtc.errors import ArgumentError, ParseError
 from vtc.ir.dims import Dim, Size, Sym, is_size, parse_size, symbols
 from vtc.ir.types import DTYPES, DType, TensorType
 
-FORMAT = 1
+FORMAT = 2
 T = TypeVar("T")
 
 
@@ -122,12 +135,16 @@ Ref = Input | Output | Arena
 @final
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Call a kernel with pointers ``args`` and then integers ``sizes``."""
+    """Call a kernel with pointers ``args`` and then integers ``sizes``.
+
+    ``work`` is about how many loads it does; 0 for a kernel that cannot run in parts.
+    """
 
     kernel: str
     args: tuple[Ref, ...]
     sizes: tuple[Size, ...] = ()
     note: str = ""
+    work: Size = 0
 
     def __str__(self) -> str:
         sizes = f"; {', '.join(map(str, self.sizes))}" if self.sizes else ""
@@ -271,7 +288,7 @@ def _check_overwritten(plan: Plan) -> None:
 def _check_step(plan: Plan, where: str, step: Step, known: frozenset[str]) -> None:
     match step:
         case Launch():
-            for size in step.sizes:
+            for size in (*step.sizes, step.work):
                 _sized(where, size, known)
             for ref in step.args:
                 _check_ref(plan, where, ref, 0, known)
@@ -323,9 +340,9 @@ def _ref_out(ref: Ref) -> list[Any]:
 
 def _step_out(step: Step) -> list[Any]:
     match step:
-        case Launch(kernel, args, sizes, note):
+        case Launch(kernel, args, sizes, note, work):
             refs = [_ref_out(a) for a in args]
-            return ["launch", kernel, refs, [_size_out(s) for s in sizes], note]
+            return ["launch", kernel, refs, [_size_out(s) for s in sizes], note, _size_out(work)]
         case Copy(source, target, nbytes):
             return ["copy", _ref_out(source), _ref_out(target), _size_out(nbytes)]
 
@@ -408,9 +425,9 @@ def _ref_in(value: object) -> Ref:
 
 def _step_in(value: object) -> Step:
     match value:
-        case ["launch", kernel, args, sizes, note]:
-            refs = _tuple(args, _ref_in)
-            return Launch(_text(kernel), refs, _tuple(sizes, _size_in), _text(note))
+        case ["launch", kernel, args, sizes, note, work]:
+            refs, numbers = _tuple(args, _ref_in), _tuple(sizes, _size_in)
+            return Launch(_text(kernel), refs, numbers, _text(note), _size_in(work))
         case ["copy", source, target, nbytes]:
             return Copy(_ref_in(source), _ref_in(target), _size_in(nbytes))
     raise _wrong("a launch or a copy", value)

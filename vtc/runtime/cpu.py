@@ -1,6 +1,6 @@
 """The compiled library of a plan: loaded once, called through one C function.
 
-A call passes four pointers that were made beforehand, so it costs a fraction of a microsecond; the
+A call passes five pointers that were made beforehand, so it costs a fraction of a microsecond; the
 interpreter lock is released while it runs.
 """
 
@@ -14,8 +14,10 @@ from typing import Any
 from vtc.errors import RunError
 
 ENTRY = "vtc_run"
-Entry = Callable[[Any, Any, Any, Any], int]
-"""``entry(inputs, outputs, arena, dims)``, pointers as ctypes has them; see :mod:`vtc.ir.plan`."""
+Entry = Callable[[Any, Any, Any, Any, Any], int]
+"""``entry(inputs, outputs, arena, dims, pool)``, pointers as ctypes has them; see
+:mod:`vtc.ir.plan`.
+"""
 
 
 def load(path: Path) -> Entry:

@@ -9,6 +9,7 @@ overwrite the same memory wait for each other, whichever executables they are of
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast, final
@@ -37,9 +38,10 @@ _CLAIMS = Claims()
 class Executable:
     """See the module."""
 
-    def __init__(self, plan: Plan, entry: Entry) -> None:
+    def __init__(self, plan: Plan, entry: Entry, threads: ctypes.c_void_p) -> None:
         self.plan = plan
         self._entry = entry
+        self._threads = threads
         self._over = _overwriting(plan)
         self._written = tuple(p for p, b in enumerate(plan.inputs) if b.overwritten is not None)
         self._sites = _sites(plan)
@@ -95,7 +97,7 @@ class Executable:
         return outputs if arrays is inputs else self._restore(inputs, arrays, outputs)
 
     def _instance(self) -> _Instance:
-        return _Instance(len(self.plan.inputs), len(self.plan.outputs))
+        return _Instance(len(self.plan.inputs), len(self.plan.outputs), self._threads)
 
     def _bind(self, key: tuple[int, ...]) -> _Sizes:
         values: dict[str, Size] = {d.name: n for d, n in zip(self.plan.dims, key, strict=True)}
@@ -180,16 +182,17 @@ class _Sizes:
 class _Instance:
     """The arguments of one call; the arena stays for the next one, until the executable dies."""
 
-    __slots__ = ("_arena", "_arguments", "_sizes", "inputs", "outputs")
+    __slots__ = ("_arena", "_arguments", "_sizes", "_threads", "inputs", "outputs")
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, threads: ctypes.c_void_p) -> None:
+        self._threads = threads
         self.inputs = pointers(inputs)
         self.outputs = pointers(outputs)
         self._arena = empty((0,), _BYTES)
         self._sizes: _Sizes | None = None
-        self._arguments: tuple[Any, Any, Any, Any] | None = None
+        self._arguments: tuple[Any, Any, Any, Any, Any] | None = None
 
-    def arguments(self, sizes: _Sizes) -> tuple[Any, Any, Any, Any]:
+    def arguments(self, sizes: _Sizes) -> tuple[Any, Any, Any, Any, Any]:
         """What the entry takes."""
         if self._sizes is sizes and self._arguments is not None:
             return self._arguments
@@ -197,7 +200,7 @@ class _Instance:
             self._arena = empty((sizes.arena,), _BYTES)
         arena = pointer(address(self._arena))
         self._sizes = sizes
-        self._arguments = made = (self.inputs, self.outputs, arena, sizes.dims)
+        self._arguments = made = (self.inputs, self.outputs, arena, sizes.dims, self._threads)
         return made
 
 
