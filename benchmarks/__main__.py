@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("compile_time",)
+BENCHMARKS = ("compile_time", "cpu")
 
 
 def main() -> None:
