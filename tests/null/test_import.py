@@ -39,7 +39,7 @@ def test_import_is_quick(name):
     assert cost < LIMIT, f"import {name} takes {cost:.2f} s, at most {LIMIT} s allowed"
 
 
-@pytest.mark.parametrize("name", ["vtc", "vtc.runtime"])
+@pytest.mark.parametrize("name", ["vtc", "vtc.runtime", "vtc.nn, vtc.optim", "vtc.frontend.jit"])
 def test_import_loads_nothing_heavy(name):
     heavy = HEAVY & loaded_by(name)
     assert not heavy, f"import {name} loads {', '.join(sorted(heavy))}: use vtc.lazy"

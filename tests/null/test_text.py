@@ -368,12 +368,12 @@ def test_six_thousand_nodes_take_about_a_second():
         y = b.apply(Exp(), y, loc=Loc("train.py", i + 1, "blocks.0"))
         y = b.apply(Add(), x, y)
     p = Program((b.graph("f", [x], [y]),), (Dim("B"),))
-    start = time.perf_counter()
+    start = time.process_time()
     text = show(p, loc=True)
-    shown = time.perf_counter()
+    shown = time.process_time()
     assert parse(text) == p
     assert shown - start < 1
-    assert time.perf_counter() - shown < 4  # a shared machine
+    assert time.process_time() - shown < 4  # a shared machine
 
 
 def test_calls_name_graphs_and_several_results():
