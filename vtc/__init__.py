@@ -93,7 +93,7 @@ _NAMES = _names()
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
         module, attribute = _NAMES[name]
-        importlib.import_module("vtc.frontend.jit")  # the whole dispatch stack, whatever comes first
+        importlib.import_module("vtc.frontend.jit")  # the whole dispatch stack
         value = getattr(importlib.import_module(module), attribute)
     elif name in _SUBMODULES:
         value = importlib.import_module(f"vtc.{name}")

@@ -8,8 +8,8 @@
     def f(x: f32[4]) -> f32[4]: ...
 
 Optional are ``keeps`` (composites the target keeps whole), ``options`` (fields of ``Options``)
-``unevaluated`` (why the first half cannot run) and, for ``partition``, ``cut`` (how many outputs are
-results, how many params tangents). Both halves run on the same inputs, so a file
+``unevaluated`` (why the first half cannot run) and, for ``partition``, ``cut`` (how many outputs
+are results, how many params tangents). Both halves run on the same inputs, so a file
 cannot record a miscompilation. ``make golden`` writes the second halves, with places if the first
 has some.
 """

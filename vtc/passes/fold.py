@@ -30,7 +30,8 @@ from vtc.passes.splice import each_graph
 def fold(program: Program, context: Context) -> Program:
     """See the module."""
     del context
-    return each_graph(program, lambda g: rewrite(g, RULES))
+    with np.errstate(all="ignore"):  # infinities and NaNs are what the program gives too
+        return each_graph(program, lambda g: rewrite(g, RULES))
 
 
 @simplify(Elementwise)
@@ -48,8 +49,7 @@ def total(op: Sum, out: Expr, x: Expr) -> Expr | None:
         return None
     count = prod(cast("list[int]", counts))
     if x.dtype.kind == "int":
-        with np.errstate(over="ignore"):
-            wrapped = number(c, x.dtype) * np.array(count).astype(x.dtype.numpy)
+        wrapped = number(c, x.dtype) * np.array(count).astype(x.dtype.numpy)
         return out.like(wrapped.item())
     exact = float(number(c, x.dtype)) * count if count else 0.0
     return out.like(number(exact, x.dtype).item())

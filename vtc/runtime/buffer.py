@@ -91,6 +91,8 @@ class _Lease(np.ndarray[Any, np.dtype[Any]]):
     __slots__ = ()
 
     def __del__(self) -> None:
+        if _Block is None:  # the interpreter is ending, and has cleared this module
+            return
         if isinstance(self.base, _Block):
             _keep(self.base)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, view
-from vtc.frontend.functions.arguments import axis, expect_tensor
+from vtc.frontend.functions.arguments import Value, axis, expect_tensor
 from vtc.frontend.functions.promotion import cast, to_float
 from vtc.frontend.source import located
 from vtc.ir.ops.activation import Gelu, LogSoftmax, Relu, Sigmoid, Silu, Softmax
@@ -54,15 +54,16 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
 
 
 def relu6(input: Tensor) -> Tensor:
-    """``input`` clamped to ``[0, 6]``."""
-    return elementwise.clamp(input, 0, 6)
+    """``input`` clamped to ``[0, 6]``; its gradient at the bounds is 0."""
+    return hardtanh(input, 0, 6)
 
 
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
-    """``input``, or ``alpha * (exp(input) - 1)`` below 0."""
-    below = elementwise.exp(elementwise.minimum(input, 0))  # never overflows, so no NaN gradient
+    """``input``, or ``alpha * (exp(input) - 1)`` below 0; its gradient at 0 is ``alpha``."""
+    low = comparison.le(input, 0)
+    below = elementwise.exp(_choose(low, input, 0))  # never overflows, so no NaN gradient
     curve = elementwise.mul(elementwise.sub(below, 1), alpha)
-    return _choose(comparison.gt(input, 0), input, curve)
+    return _choose(low, curve, input)
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
@@ -86,8 +87,9 @@ def mish(input: Tensor) -> Tensor:
 
 
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
-    """``input`` clamped to ``[min_val, max_val]``."""
-    return elementwise.clamp(input, min_val, max_val)
+    """``input`` clamped to ``[min_val, max_val]``; its gradient at the bounds is 0."""
+    above = _choose(comparison.le(input, min_val), min_val, input)
+    return _choose(comparison.ge(above, max_val), max_val, above)
 
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:
@@ -126,6 +128,6 @@ def _along(name: str, input: Tensor, dim: int, dtype: DType | None) -> tuple[int
     return axis(name, dim, input.type.rank), cast(input, dtype or input.type.dtype)
 
 
-def _choose(condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _choose(condition: Tensor, x: Value, y: Value) -> Tensor:
     chosen: Tensor = comparison.where(condition, x, y)
     return chosen

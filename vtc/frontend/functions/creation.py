@@ -73,7 +73,8 @@ def _array(data: Any, dtype: DType | None) -> Array:
     whole = array.dtype.kind in "iu" and want.kind == "int" and array.size
     if whole and not _fits(array, want):
         raise located(TypeCheckError, f"tensor: a value does not fit {want}")
-    return array.astype(want.numpy)
+    with np.errstate(over="ignore"):  # what is too large is infinite
+        return array.astype(want.numpy)
 
 
 def _plain(data: Any) -> Any:

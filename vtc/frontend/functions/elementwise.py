@@ -16,6 +16,7 @@ from vtc.frontend.functions.arguments import Value, expect_tensor, is_tensor
 from vtc.frontend.functions.promotion import (
     cast,
     meet,
+    number,
     plain,
     pointwise,
     result_type,
@@ -48,7 +49,7 @@ from vtc.ir.ops.elementwise import (
     Tanh,
     Trunc,
 )
-from vtc.ir.ops.logic import Gt, LogicalAnd, LogicalOr, Lt, Where
+from vtc.ir.ops.logic import Ge, Gt, Le, LogicalAnd, LogicalOr, LogicalXor, Lt, Ne, Where
 from vtc.ir.types import bool_
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def _divide_trunc(input: Value, other: Value) -> Tensor:
     if dtype.kind != "int":
         return trunc(div(input, other))
     x, y = meet("div", dtype, input, other)
-    return mul(mul(sign(x), sign(y)), floor_divide(abs(x), abs(y)))
+    down = dispatch.apply(FloorDivide(), x, y)
+    return _where(_rounds_down(x, y), add(down, 1), down)
 
 
 def floor_divide(input: Value, other: Value) -> Tensor:
@@ -107,8 +109,33 @@ def remainder(input: Value, other: Value) -> Tensor:
 
 
 def fmod(input: Value, other: Value) -> Tensor:
-    """The remainder with the sign of ``input``, as in C."""
-    return sub(input, mul(_divide_trunc(input, other), other))
+    """The remainder with the sign of ``input``, exact as in C; of integers by zero 0."""
+    x, y = meet("fmod", result_type(input, other), input, other)
+    if x.type.dtype.kind == "int":
+        rest = dispatch.apply(Remainder(), x, y)
+        return _where(_rounds_down(x, y), sub(rest, y), rest)
+    rest = dispatch.apply(Remainder(), _magnitude(x), _magnitude(y))
+    return _where(_negative(x), neg(rest), rest)
+
+
+def _rounds_down(x: Tensor, y: Tensor) -> Tensor:
+    """Where integers' floored quotient is not the truncated one, but 1 less."""
+    inexact = dispatch.apply(Ne(), dispatch.apply(Remainder(), x, y), _full(0, x))
+    opposed = dispatch.apply(LogicalXor(), _negative(x), _negative(y))
+    return dispatch.apply(LogicalAnd(), inexact, opposed)
+
+
+def _magnitude(x: Tensor) -> Tensor:
+    """:func:`abs` whose gradient at 0 is 1."""
+    return _where(_negative(x), neg(x), x)
+
+
+def _negative(x: Tensor) -> Tensor:
+    return dispatch.apply(Lt(), x, _full(0, x))
+
+
+def _where(condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return dispatch.apply(Where(), condition, x, y)
 
 
 def pow(input: Value, exponent: Value) -> Tensor:
@@ -193,19 +220,29 @@ def minimum(input: Value, other: Value) -> Tensor:
 
 
 def clamp(input: Tensor, min: Value | None = None, max: Value | None = None) -> Tensor:
-    """``input`` brought into ``[min, max]``; the gradient at the bounds is 1. One may be None."""
+    """``input`` brought into ``[min, max]``, of which one may be None; NaN if one is NaN.
+
+    The gradient at the bounds is 1, and where the result is NaN 0.
+    """
     bounds = [b for b in (min, max) if b is not None]
     if not bounds:
         raise located(ArgumentError, "clamp: expected min, max or both, got neither")
     dtype = result_type(input, *bounds)
     x, *limits = meet("clamp", dtype, input, *bounds)
     if min is not None:
-        x = _limited(Lt(), x, limits[0])
-    return x if max is None else _limited(Gt(), x, limits[-1])
+        x = _limited(Lt(), Ge(), x, limits[0])
+    return x if max is None else _limited(Gt(), Le(), x, limits[-1])
 
 
-def _limited(beyond: Elementwise, x: Tensor, limit: Tensor) -> Tensor:
-    return dispatch.apply(Where(), dispatch.apply(beyond, x, limit), limit, x)
+def _limited(beyond: Elementwise, within: Elementwise, x: Tensor, limit: Tensor) -> Tensor:
+    if x.type.dtype.kind != "float":
+        return _where(dispatch.apply(beyond, x, limit), limit, x)
+    edge = _where(dispatch.apply(beyond, x, limit), limit, _full(math.nan, x))
+    return _where(dispatch.apply(within, x, limit), x, edge)
+
+
+def _full(value: float, like: Tensor) -> Tensor:
+    return number(value, like.type.dtype, like.type.shape)
 
 
 def scaled(x: Value, factor: Value) -> Value:

@@ -176,10 +176,13 @@ def _root(x: Tensor, power: float, at_zero: float) -> Tensor:
 
 
 def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
-    """``log(sum(exp(input)))`` over ``dim``, without overflow."""
+    """``log(sum(exp(input)))`` over ``dim``, without overflow; -inf over nothing."""
     dtype = _floating("logsumexp", input)
     over = axes("logsumexp", dim, input.type.rank)
     x = cast(input, dtype.accumulate)
+    if _is_empty(input, over):
+        none = dispatch.apply(Sum(axes=over), x)
+        return restore(cast(elementwise.log(none), dtype), input, over, keepdim)
     top = restore(dispatch.apply(Max(axes=over), x), x, over, keepdim=True).detach()
     shift = comparison.where(comparison.isfinite(top), top, 0.0)
     total = dispatch.apply(Sum(axes=over), elementwise.exp(elementwise.sub(x, shift)))

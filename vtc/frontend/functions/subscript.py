@@ -388,7 +388,9 @@ def _to_front(out: Tensor, first: int, count: int) -> Tensor:
 def _value(value: Any, like: Tensor, shape: Sequence[Size]) -> Tensor:
     """``value`` in the dtype of ``like``, expanded to ``shape``, less sizes of 1 in front."""
     if isinstance(value, (list, tuple, np.ndarray)):
-        value = dispatch.from_array(np.asarray(value, like.type.dtype.numpy), device=like.device)
+        with np.errstate(over="ignore"):  # what is too large is infinite
+            array = np.asarray(value, like.type.dtype.numpy)
+        value = dispatch.from_array(array, device=like.device)
     if is_tensor(value):
         extra = value.type.rank - len(shape)
         if extra > 0 and value.type.shape[:extra] == (1,) * extra:
