@@ -35,6 +35,15 @@ def test_memory_comes_back_with_the_last_view():
     assert place in map(address, places)
 
 
+def test_memory_may_outlive_the_module(monkeypatch):
+    x = empty(SHAPE, F32)
+    with monkeypatch.context() as ending:
+        ending.setattr(buffer, "_Block", None)  # as the interpreter does
+        del x
+        gc.collect()
+    assert cached_bytes() == 0
+
+
 def test_a_buffer_view_keeps_memory():
     x = empty(SHAPE, F32)
     place, view = address(x), memoryview(x)

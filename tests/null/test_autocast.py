@@ -30,6 +30,16 @@ def test_eager_and_captured_agree():
         np.testing.assert_allclose(got, want, rtol=2e-2, atol=2e-2)
 
 
+def test_an_addend_is_narrowed_as_the_product_is():
+    w = vtc.ones(2, 2)
+    batch = w[None]
+    with vtc.autocast("cpu"):
+        assert vtc.addmm(w, w, w).dtype is LOW
+        assert vtc.addmm(w, w, w, beta=0.5, alpha=2).dtype is LOW
+        assert vtc.baddbmm(batch, batch, batch).dtype is LOW
+    assert vtc.addmm(w, w, w).dtype is FULL
+
+
 def test_nesting_and_ends():
     w = vtc.ones(2, 2)
     with vtc.autocast("cpu"):

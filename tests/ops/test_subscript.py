@@ -117,6 +117,19 @@ def test_basic_keys_show_the_same_memory():
     assert x.tolist() == [[2] * 4] * 3
 
 
+def test_a_nested_list_is_one_index():
+    """As in NumPy, and as PyTorch announces; 2.13 still reads it as a tuple, and warns."""
+    rows = [[0, 1], [1, 2]]
+    for fn in (lambda x: x[rows], vtc.compile(lambda x: x[rows])):
+        np.testing.assert_array_equal(fn(vtc.tensor(X)).numpy(), X[np.array(rows)])
+
+
+def test_numbers_too_large_are_infinite_without_a_warning():
+    x = vtc.zeros(2)
+    x[:] = [1e39, -1e39]
+    assert x.tolist() == vtc.tensor([1e39, -1e39]).tolist() == [float("inf"), float("-inf")]
+
+
 def test_a_0d_tensor_selects_in_a_compiled_function():
     cache, new = vtc.zeros(2, 5, 3), vtc.randn(2, 3)
 

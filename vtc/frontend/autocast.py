@@ -65,6 +65,11 @@ class autocast(ContextDecorator):  # PyTorch's name
         state.autocast = self.saved.pop()
 
 
+def narrowed(x: Tensor) -> Tensor:
+    """``x`` as matrix products take it: for what a function adds to one."""
+    return x if state.autocast is None else _cast(x, state.autocast)
+
+
 def _rule(op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:
     low = state.autocast
     if low is None or op.name not in LOW | FULL:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vtc.errors import TypeCheckError
 from vtc.frontend import dispatch
+from vtc.frontend.autocast import narrowed
 from vtc.frontend.functions import view
 from vtc.frontend.functions.arguments import Value, expect_tensor
 from vtc.frontend.functions.elementwise import add, mul, scaled
@@ -112,14 +113,14 @@ def addmm(
     input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Value = 1, alpha: Value = 1
 ) -> Tensor:
     """``beta * input + alpha * (mat1 @ mat2)``."""
-    return add(scaled(input, beta), mm(mat1, mat2), alpha=alpha)
+    return add(scaled(narrowed(input), beta), mm(mat1, mat2), alpha=alpha)
 
 
 def baddbmm(
     input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Value = 1, alpha: Value = 1
 ) -> Tensor:
     """``beta * input + alpha * (batch1 @ batch2)`` for batches of matrices."""
-    return add(scaled(input, beta), bmm(batch1, batch2), alpha=alpha)
+    return add(scaled(narrowed(input), beta), bmm(batch1, batch2), alpha=alpha)
 
 
 def _typed(name: str, input: Tensor, other: Tensor) -> tuple[TensorType, TensorType]:
