@@ -32,6 +32,7 @@ _TABLE: dict[str, tuple[str, ...]] = {
     "vtc.frontend.jit": ("compile", "mark_dynamic"),
     "vtc.frontend.transform": ("grad", "value_and_grad"),
     "vtc.frontend.autocast": ("autocast",),
+    "vtc.frontend.checkpoint": ("checkpoint",),
     "vtc.frontend.dispatch": (
         "no_grad enable_grad set_grad_enabled is_grad_enabled=grad_enabled set_default_device",
         "get_default_device=default_device set_default_dtype get_default_dtype=default_dtype",

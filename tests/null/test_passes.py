@@ -253,5 +253,5 @@ def test_what_is_built_twice_is_built_once():
 def test_a_target_is_a_value():
     assert cpu() == cpu()
     assert cpu(vector=64) != cpu()
-    assert cpu().keeps == frozenset()
+    assert cpu().keeps == {"attention_gradient", "scaled_dot_product_attention"}
     assert show(SIMPLE) == show(run(SIMPLE, (), CONTEXT))

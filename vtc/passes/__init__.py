@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vtc.ir.graph import Node
 from vtc.ir.ops.composite import Composite
-from vtc.ir.ops.control import Gradient, StopGradient
+from vtc.ir.ops.control import After, Checkpoint, Gradient, StopGradient
 from vtc.passes.canonicalize import canonicalize
 from vtc.passes.cse import cse
 from vtc.passes.dce import dce
@@ -18,13 +18,16 @@ from vtc.passes.fuse import fuse
 from vtc.passes.memory import memory
 from vtc.passes.pipeline import Context, Stage
 from vtc.passes.recognize import recognize
+from vtc.passes.recompute import recompute
+from vtc.passes.release import release
 from vtc.passes.schedule import schedule
+from vtc.passes.split import split
 
 
 def joint(node: Node, context: Context) -> str | None:
     """Gradients are spelled out."""
     del context
-    marks = isinstance(node.op, (Gradient, StopGradient))
+    marks = isinstance(node.op, (Gradient, StopGradient, Checkpoint))
     return f"expected gradients to be taken by now, got {node.op}" if marks else None
 
 
@@ -35,12 +38,19 @@ def lowered(node: Node, context: Context) -> str | None:
     return joint(node, context)
 
 
+def ordered(node: Node, context: Context) -> str | None:
+    """What happens when is the order of calls."""
+    if isinstance(node.op, After):
+        return f"expected the order of calls to say what comes after what, got {node.op}"
+    return lowered(node, context)
+
+
 PIPELINE = (
     Stage("captured"),
     Stage("joint", (differentiate, canonicalize, fold, cse, dce), joint),
     Stage("lowered", (recognize, decompose, canonicalize, cse, dce), lowered),
-    Stage("fused", (fuse,), lowered),
-    Stage("planned", (schedule, memory), lowered),
+    Stage("fused", (recompute, split, fuse, release), ordered),
+    Stage("planned", (schedule, memory), ordered),
 )
 """From what the user wrote to what is turned into kernels."""
 

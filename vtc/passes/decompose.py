@@ -10,7 +10,7 @@ operands of a narrow float are cast to f32 first, and results are cast back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast, final
 
@@ -35,7 +35,7 @@ def decompose(program: Program, context: Context) -> Program:
 
 
 def _spelled(graph: Graph, target: Target) -> Graph:
-    going = {n for n in graph.nodes if _goes(n.op, target)}
+    going = {n for n in graph.nodes if _goes(n.op, n.inputs, target)}
     if not going:
         return graph
     names = _result_names(graph, going)
@@ -53,8 +53,10 @@ def _spelled(graph: Graph, target: Target) -> Graph:
     return splice.result()
 
 
-def _goes(op: Op | None, target: Target) -> bool:
-    return isinstance(op, Composite) and op.name not in target.keeps
+def _goes(op: Op | None, inputs: Sequence[Node], target: Target) -> bool:
+    if not isinstance(op, Composite):
+        return False
+    return op.name not in target.keeps or not op.whole(*(i.tensor for i in inputs))
 
 
 def _result_names(graph: Graph, going: set[Node]) -> dict[tuple[Node, int], str]:
@@ -94,7 +96,7 @@ class Speller:
         if isinstance(op, Item) and isinstance(inputs[0], tuple):
             return inputs[0][op.index]
         nodes = cast("tuple[Node, ...]", inputs)
-        if isinstance(op, Composite) and _goes(op, self.target):
+        if isinstance(op, Composite) and _goes(op, nodes, self.target):
             return self.spell(op, nodes)
         return self.inner.apply(op, *nodes, hint=hint)
 

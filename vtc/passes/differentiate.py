@@ -7,7 +7,8 @@
                                                       d_w: f32[4] = mul(d_h, x)
 
 A later marker sees the nodes of earlier ones, so gradients of gradients work. Made nodes carry the
-place of the node whose gradient they belong to, and the cotangent of ``h`` is called ``d_h``.
+place of the node whose gradient they belong to, and the cotangent of ``h`` is called ``d_h``. What
+a gradient reads of a checkpointed segment it computes again: :mod:`vtc.passes.again`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from vtc.ir.graph import Graph, GraphBuilder, Node, Program
-from vtc.ir.ops.control import Gradient, Item
+from vtc.ir.ops.control import Checkpoint, Gradient, Item
 from vtc.ir.ops.expr import Expr
 from vtc.ir.reverse import Entry
+from vtc.passes.again import Again, Segments
 from vtc.passes.pipeline import Context
 from vtc.passes.splice import Splice, each_graph
 
@@ -30,31 +32,41 @@ def differentiate(program: Program, context: Context) -> Program:
 
 
 def _expand(graph: Graph) -> Graph:
-    if not any(isinstance(n.op, Gradient) for n in graph.nodes):
+    if not any(isinstance(n.op, Gradient | Checkpoint) for n in graph.nodes):
         return graph
     splice = Splice(graph)
+    segments = Segments()
     found: dict[Node, Sequence[Node]] = {}
     for node in graph.nodes:
         if isinstance(node.op, Gradient):
-            found[node] = _sweep(splice, node.op, splice.inputs(node))
+            found[node] = _sweep(splice, segments, node.op, splice.inputs(node))
         elif isinstance(node.op, Item) and node.inputs[0] in found:
             splice.env[node] = found[node.inputs[0]][node.op.index]
+        elif isinstance(node.op, Checkpoint):
+            (splice.env[node],) = splice.inputs(node)
+            segments.cross(node, node.op)
         else:
             splice.keep(node)
+            segments.place(node, splice.nodes[-1])
     return splice.result()
 
 
-def _sweep(splice: Splice, marker: Gradient, inputs: Sequence[Node]) -> list[Node]:
+def _sweep(
+    splice: Splice, segments: Segments, marker: Gradient, inputs: Sequence[Node]
+) -> list[Node]:
     """The cotangents that ``marker`` stands for, recorded at the end of ``splice``."""
     b = GraphBuilder(loc=inputs[0].loc)
     hints: dict[Node, str] = {}
+    again = Again(segments, b, hints)
 
     def enter(entry: Entry[Node], g: Any) -> None:
         b.loc = entry.output.loc
         if isinstance(g, Expr):
             hints.setdefault(g.value, f"d_{entry.output.name}")
+        first = g if isinstance(g, Expr) else next(p for p in g if p is not None)
+        again.enter(entry.output, first.value)
 
-    out = marker.expand(splice.nodes, inputs, lambda n: Expr(b, n), enter)
+    out = marker.expand(splice.nodes, inputs, lambda n: Expr(b, again.value(n)), enter)
     wrt = inputs[2:] if marker.seeded else inputs[1:]
     for w, g in zip(wrt, out, strict=True):
         hints.setdefault(g.value, f"d_{w.name}")

@@ -5,25 +5,30 @@
     f: f32[512] = call(r, graph="k2", type=f32[512], at=(0,))         # a reshape: the same bytes
     y: f32[512] = call(f, b, graph="k3", type=f32[512], at=(-1,))     # the first output
 
-Values share a *slot* where they can: a reshape with what it reshapes, an elementwise result with an
-operand of its type that nobody reads later. A slot lies in the memory of an output, or of the param
-that an output overwrites, or in the arena, where slots alive at one time do not overlap. Symbolic
-sizes are planned at their upper bound; those without one come last, one after the other.
+Values share a *slot* where they can: a reshape with what it reshapes, a result with an operand that
+nobody reads later and that its region reads only where it writes that result (:class:`Reading`). A
+slot lies in the memory of an output, or of the param that an output overwrites, or in the arena,
+where slots alive at one time do not overlap. Symbolic sizes are planned at their upper bound; those
+without one come last, one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import accumulate
 from typing import final
 
-from vtc.ir.dims import Ranges, Size, bounds
+from vtc.ir.dims import Ranges, Size, Sym, bounds
 from vtc.ir.graph import Graph, GraphBuilder, Node, Program, rebuild, users
-from vtc.ir.ops.control import Call, Item
+from vtc.ir.op import Pointwise
+from vtc.ir.ops.control import Call, Item, StopGradient
 from vtc.ir.ops.elementwise import Elementwise
 from vtc.ir.ops.index import Scattering
 from vtc.ir.ops.view import Reshape
-from vtc.ir.types import TensorType, TupleType
+from vtc.ir.types import TensorType
+from vtc.passes.cost import tensors, value
 from vtc.passes.pipeline import Context
 
 ALIGNMENT = 64
@@ -37,10 +42,12 @@ class Slot:
     size: Size
     birth: int
     death: int
+    result: int = 0
+    """Which result of call ``birth`` it is."""
     param: int | None = None
     at: Size | None = None
-    reads: list[tuple[int, bool]] = field(default_factory=list)
-    """The calls that read it, and whether only at the index where they write."""
+    reads: list[tuple[int, frozenset[int]]] = field(default_factory=list)
+    """The calls that read it, and which of their results may be written over it."""
     _whole: Slot | None = field(init=False, default=None)
 
     def whole(self) -> Slot:
@@ -52,7 +59,7 @@ class Slot:
 
     def join(self, later: Slot) -> None:
         """Become part of ``later``, which begins earlier then."""
-        later.birth = self.birth
+        later.birth, later.result = self.birth, self.result
         later.reads = self.reads + later.reads
         self._whole = later
 
@@ -60,11 +67,9 @@ class Slot:
 def memory(program: Program, context: Context) -> Program:
     """See the module."""
     del context
-    layout = Layout(program)
-    layout.place_outputs()
-    layout.reuse()
+    layout = Layout(program).place()
     fixed, growing = _split(layout.in_arena(), program.ranges)
-    top = _pack(fixed)
+    top: Size = _pack(fixed)
     for slot in growing:
         slot.at, top = top, top + _aligned(slot.size)
     for p, param in enumerate(program.entry.params):
@@ -79,6 +84,21 @@ def memory(program: Program, context: Context) -> Program:
     return program.with_entry(rebuild(program.entry, visit))
 
 
+def largest(program: Program, sizes: Mapping[str, int], count: int = 5) -> list[str]:
+    """The values of a planned program that take most of the arena, with the user's lines."""
+    found: list[tuple[int, str]] = []
+    for node in program.entry.nodes:
+        if not isinstance(node.op, Call):
+            continue
+        for at, type in zip(node.op.at, tensors(node.type), strict=True):
+            if isinstance(at, Sym) or at >= 0:
+                nbytes = value(type.nbytes, sizes)
+                where = f" at {node.loc}" if node.loc else ""
+                found.append((nbytes, f"{node.name}: {type}, {nbytes:,} bytes{where}"))
+    found.sort(key=lambda f: -f[0])
+    return [text for _, text in found[:count]]
+
+
 @final
 class Layout:
     """Which values share a slot, and how long each is needed."""
@@ -87,7 +107,7 @@ class Layout:
         self.program = program
         self.slots: dict[Node, Slot] = {}
         self.results: dict[Node, list[Slot]] = {}
-        self._regions = {g.name: Reading(g) for g in program.graphs[:-1]}
+        self._regions = {g.name: _reading(g) for g in program.graphs[:-1]}
         entry = program.entry
         for p, param in enumerate(entry.params):
             self.slots[param] = Slot(param.tensor.nbytes, -1, -1, param=p)
@@ -99,7 +119,32 @@ class Layout:
         for o in entry.outputs:
             self.slots[o].death = len(entry.nodes)
 
-    def place_outputs(self) -> None:
+    def place(self) -> Layout:
+        """Decide what shares memory; this layout."""
+        self._place_outputs()
+        self._reuse()
+        return self
+
+    def overwriting(self) -> Iterable[tuple[Slot, Slot]]:
+        """Params and computed outputs that are to lie in them, before memory is shared."""
+        program = self.program
+        for p, fact in enumerate(program.facts):
+            if fact.overwritten is not None and not _aliased(program, p):
+                made = self.slots[program.entry.outputs[fact.overwritten]]
+                if made.param is None:
+                    yield self.slots[program.entry.params[p]], made
+
+    def copied(self) -> list[Node]:
+        """The outputs that are not where they belong, and are copied there at the end."""
+        facts, found = self.program.facts, []
+        for i, o in enumerate(self.program.entry.outputs):
+            slot = self.slots[o].whole()
+            there = slot.at == -1 - i and slot.param is None
+            if not there and (slot.param is None or facts[slot.param].overwritten != i):
+                found.append(o)
+        return found
+
+    def _place_outputs(self) -> None:
         """Write outputs where they belong at once, where nothing reads the old content later."""
         entry = self.program.entry
         over = {f.overwritten: p for p, f in enumerate(self.program.facts)}
@@ -110,19 +155,18 @@ class Layout:
             if i not in over or self._may_replace(over[i], slot):
                 slot.at = -1 - i
 
-    def reuse(self) -> None:
-        """Let elementwise results take the slot of an operand that is read for the last time."""
+    def _reuse(self) -> None:
+        """Let results take the slot of an operand that is read for the last time."""
         for position, node in enumerate(self.program.entry.nodes):
-            if not isinstance(node.op, Call) or not isinstance(node.type, TensorType):
+            if not isinstance(node.op, Call):
                 continue
-            (slot,) = self.results[node]
-            if slot.birth != position:
-                continue
-            for i in node.inputs:
-                old = self.slots[i].whole()
-                if i.type == node.type and self._may_share(old, slot, position):
+            made = [s for s in self.results[node] if s.birth == position and s.param is None]
+            olds = dict.fromkeys(self.slots[i].whole() for i in node.inputs)
+            for slot in made:
+                old = next((o for o in olds if self._may_share(o, slot, position)), None)
+                if old is not None:
+                    del olds[old]
                     old.join(slot)
-                    break
 
     def in_arena(self) -> list[Slot]:
         """The slots that lie nowhere yet, in order of birth."""
@@ -135,60 +179,134 @@ class Layout:
 
     def _call(self, position: int, node: Node, op: Call) -> None:
         region = self._regions[op.graph]
-        for i, aligned in zip(node.inputs, region.aligned, strict=True):
+        for p, i in enumerate(node.inputs):
             slot = self.slots[i]
             slot.death = max(slot.death, position)
-            slot.reads.append((position, aligned))
-        if region.reshapes and self._may_alias(node):
-            self.results[node] = [self.slots[node.inputs[0]]]
+            slot.reads.append((position, region.shares[p]))
+        source = None if region.source is None else node.inputs[region.source]
+        if source is not None and self._may_alias(node, source):
+            self.results[node] = [self.slots[source]]
         else:
-            types = node.type.items if isinstance(node.type, TupleType) else (node.type,)
-            self.results[node] = [Slot(t.nbytes, position, position) for t in types]
+            types = enumerate(tensors(node.type))
+            self.results[node] = [Slot(t.nbytes, position, position, r) for r, t in types]
         if isinstance(node.type, TensorType):
             (self.slots[node],) = self.results[node]
 
-    def _may_alias(self, node: Node) -> bool:
+    def _may_alias(self, node: Node, source: Node) -> bool:
         """A param's bytes cannot be an output's: it is written instead of copied at the end."""
-        return self.slots[node.inputs[0]].param is None or node not in self.program.entry.outputs
+        return self.slots[source].param is None or node not in self.program.entry.outputs
 
     def _may_replace(self, p: int, slot: Slot) -> bool:
-        facts = self.program.facts
-        if facts[p].alias and sum(f.alias == facts[p].alias for f in facts) > 1:
+        if _aliased(self.program, p):
             return False
-        old = self.slots[self.program.entry.params[p]]
-        return all(at < slot.birth or (at == slot.birth and same) for at, same in old.reads)
+        return _done(self.slots[self.program.entry.params[p]], slot)
 
     def _may_share(self, old: Slot, slot: Slot, position: int) -> bool:
         if old is slot or old.param is not None or old.at is not None or old.death != position:
             return False
-        if not all(same for at, same in old.reads if at == position):
+        if old.birth == position or old.size != slot.size or not _done(old, slot):
             return False
         # An output that overwrites a param must not begin earlier than was checked.
         i = -1 - slot.at if isinstance(slot.at, int) else None
         return i is None or all(f.overwritten != i for f in self.program.facts)
 
 
+def _aliased(program: Program, p: int) -> bool:
+    """Whether the memory of param ``p`` may be another one's too."""
+    alias = program.facts[p].alias
+    return bool(alias) and sum(f.alias == alias for f in program.facts) > 1
+
+
+def _done(old: Slot, slot: Slot) -> bool:
+    """Whether all that reads ``old`` has done so when ``slot`` is written."""
+    born, result = slot.birth, slot.result
+    return all(at < born or (at == born and result in shares) for at, shares in old.reads)
+
+
 @final
 class Reading:
-    """How a region reads: ``aligned`` says of each param whether it is read only at the index that
-    is written; ``reshapes`` whether the region does nothing but reshape.
+    """How a region reads its params. ``shares`` says of each param which outputs may be written
+    over it; ``source`` is the param that the one output is a reshape of, if it is no more.
+
+    Kernels compute an element of a component (nodes that depend on each other, reductions before
+    what follows them) from all it reads at that index, then store it in all outputs at once. So an
+    output may lie in a param of its dtype and number of elements that it depends on, that is read
+    at that index only, and by nothing that a later reduction or another component computes.
     """
 
     def __init__(self, graph: Graph) -> None:
+        self.source = _reshaped(graph)
         readers = users(graph)
-        self.reshapes = bool(graph.nodes) and all(isinstance(n.op, Reshape) for n in graph.nodes)
+        component, level = _components(graph), _levels(graph)
         free: dict[Node, bool] = {}
+        reached: dict[Node, frozenset[int]] = {}
         for n in (*reversed(graph.nodes), *graph.params):
             free[n] = all(_in_step(r, n) and free[r] for r in readers[n])
-        types = {o.tensor.shape for o in graph.outputs}
-        self.aligned = [free[p] and types == {p.tensor.shape} for p in graph.params]
+            own = (i for i, o in enumerate(graph.outputs) if o is n)
+            reached[n] = frozenset(own).union(*(reached[r] for r in readers[n]))
+        none: frozenset[int] = frozenset()
+        self.shares = []
+        for p in graph.params:
+            found = [graph.outputs[i] for i in reached[p]]
+            together = len({component[o] for o in found}) == 1
+            last = max((level[o] for o in found), default=0)
+            self.shares.append(
+                frozenset(
+                    i
+                    for i in reached[p]
+                    if level[graph.outputs[i]] == last
+                    and graph.outputs[i].tensor.dtype == p.tensor.dtype
+                )
+                if free[p] and together
+                else none
+            )
+
+
+@lru_cache(1024)
+def _reading(graph: Graph) -> Reading:
+    return Reading(graph)
+
+
+def _reshaped(graph: Graph) -> int | None:
+    """The param that the only output is a reshape of; None if there is more to it."""
+    if len(graph.outputs) != 1 or not graph.nodes:
+        return None
+    (value,) = graph.outputs
+    while isinstance(value.op, Reshape):
+        (value,) = value.inputs
+    return graph.params.index(value) if value.op is None else None
+
+
+def _components(graph: Graph) -> dict[Node, Node]:
+    """For each node one that stands for all it is connected to by computed values."""
+    parent: dict[Node, Node] = {n: n for n in (*graph.params, *graph.nodes)}
+
+    def root(n: Node) -> Node:
+        while parent[n] is not n:
+            parent[n] = n = parent[parent[n]]
+        return n
+
+    for n in graph.nodes:
+        for i in n.inputs:
+            if i.op is not None:
+                parent[root(n)] = root(i)
+    return {n: root(n) for n in parent}
+
+
+def _levels(graph: Graph) -> dict[Node, int]:
+    """How many ops that read whole rows or buffers lie one behind the other before each node."""
+    level: dict[Node, int] = dict.fromkeys(graph.params, 0)
+    for n in graph.nodes:
+        here = max((level[i] for i in n.inputs), default=0)
+        level[n] = here + (not isinstance(n.op, Pointwise | StopGradient | Item))
+    return level
 
 
 def _in_step(reader: Node, value: Node) -> bool:
     """Whether ``reader`` reads ``value`` only where it writes, or before it writes at all."""
     if isinstance(reader.op, Scattering):
         return reader.inputs.index(value) == 0 and value not in reader.inputs[1:]
-    return isinstance(reader.op, Elementwise)
+    return isinstance(reader.op, Elementwise | Reshape | StopGradient)
 
 
 def _split(slots: Iterable[Slot], ranges: Ranges) -> tuple[list[tuple[Slot, int]], list[Slot]]:
@@ -204,19 +322,52 @@ def _split(slots: Iterable[Slot], ranges: Ranges) -> tuple[list[tuple[Slot, int]
     return fixed, growing
 
 
-def _pack(slots: Iterable[tuple[Slot, int]]) -> Size:
-    """Give each slot an offset, the largest first, in the tightest gap; the bytes in all."""
-    placed: list[tuple[int, int, Slot]] = []
-    for slot, size in sorted(slots, key=lambda s: (-s[1], s[0].birth)):
-        taken = sorted(
-            (start, stop)
-            for start, stop, other in placed
-            if other.birth <= slot.death and slot.birth <= other.death
-        )
-        start = _tightest(taken, size)
-        slot.at = start
-        placed.append((start, start + size, slot))
-    return max((stop for _, stop, _ in placed), default=0)
+def floor(slots: Iterable[tuple[Slot, int]]) -> int:
+    """The most bytes that are in use at one time: no packing needs less."""
+    change: dict[int, int] = {}
+    for slot, size in slots:
+        change[slot.birth] = change.get(slot.birth, 0) + size
+        change[slot.death + 1] = change.get(slot.death + 1, 0) - size
+    return max(accumulate(change[at] for at in sorted(change)), default=0)
+
+
+def _pack(slots: Sequence[tuple[Slot, int]]) -> int:
+    """Give each slot an offset; the bytes in all. The best of several orders is taken."""
+    least = floor(slots)
+    best: dict[Slot, int] = {}
+    most: int | None = None
+    for order in _ORDERS:
+        places = _placed(sorted(slots, key=order))
+        top = max((places[slot] + size for slot, size in slots), default=0)
+        if most is None or top < most:
+            best, most = places, top
+        if top == least:
+            break
+    for slot, _ in slots:
+        slot.at = best[slot]
+    return most or 0
+
+
+_ORDERS: tuple[Callable[[tuple[Slot, int]], tuple[int, ...]], ...] = (
+    lambda s: (-s[1], s[0].birth),
+    lambda s: (-s[1] * (s[0].death - s[0].birth + 1), s[0].birth),
+    lambda s: (s[0].birth - s[0].death, -s[1], s[0].birth),
+    lambda s: (s[0].birth, -s[1]),
+    lambda s: (-s[0].death, -s[1]),
+)
+"""Which slots are placed first: the large, the large for long, the long, the early, the late."""
+
+
+def _placed(slots: Iterable[tuple[Slot, int]]) -> dict[Slot, int]:
+    """An offset for each slot, in this order, each in the tightest gap."""
+    found: dict[Slot, int] = {}
+    placed: list[tuple[int, int, int, int]] = []
+    for slot, size in slots:
+        birth, death = slot.birth, slot.death
+        taken = sorted((at, end) for at, end, b, d in placed if b <= death and birth <= d)
+        at = found[slot] = _tightest(taken, size)
+        placed.append((at, at + size, birth, death))
+    return found
 
 
 def _tightest(taken: list[tuple[int, int]], size: int) -> int:

@@ -8,40 +8,28 @@ can.
 
 What backward reads of forward's values is saved, or computed again from saved values where that is
 cheap (elementwise, views, casts; never products, reductions or random numbers). Params of forward
-cost nothing to save unless the program overwrites them. The choice is a minimum cut: each value is
-an edge that costs its bytes, between what cannot be computed again and what backward reads (Chen et
-al. 2016; Jain et al., "Checkmate", 2020, for the general problem).
+cost nothing to save unless the program overwrites them. The choice is a minimum cut, in bytes:
+:mod:`vtc.passes.cut`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TypeVar, final
 
-from vtc import lazy
 from vtc.errors import VerifyError
 from vtc.ir.dims import Sym, symbols
-from vtc.ir.graph import Fact, Graph, GraphBuilder, Node, Program
-from vtc.ir.op import Op, Pointwise
-from vtc.ir.ops.composite import Composite
-from vtc.ir.ops.control import Item
-from vtc.ir.ops.expr import Expr
-from vtc.ir.ops.random import Random
-from vtc.ir.types import TensorType, Type
+from vtc.ir.graph import Fact, Graph, Node, Program
+from vtc.ir.types import TensorType
 from vtc.passes.canonicalize import canonicalize
 from vtc.passes.cost import nbytes, nominal, tensors
 from vtc.passes.cse import cse
+from vtc.passes.cut import cheap, cut
 from vtc.passes.dce import dce
 from vtc.passes.decompose import decompose
 from vtc.passes.pipeline import Context
 from vtc.passes.splice import on
-
-if TYPE_CHECKING:
-    import networkx as nx
-else:
-    nx = lazy.module("networkx")
 
 V = TypeVar("V")
 
@@ -143,47 +131,21 @@ class _Joint:
 
 def _save(joint: _Joint, sizes: Mapping[str, int]) -> list[Node]:
     """The values to save, in program order."""
+
+    def cost(n: Node) -> int | None:
+        single = isinstance(n.type, TensorType)  # several results are saved one by one
+        return max(1, nbytes(n.type, sizes)) if single else None
+
     free = set(joint.params) - joint.overwritten()
-    saved = {r for r in joint.read if r in free or not _again(r)}
+    saved = {r for r in joint.read if r in free or not cheap(r)}
     free |= saved
     for n in joint.program.entry.nodes:
-        if n not in joint.late and _again(n) and all(i in free for i in n.inputs):
+        if n not in joint.late and cheap(n) and all(i in free for i in n.inputs):
             free.add(n)
-    saved |= _cut([r for r in joint.read if r not in free], free, sizes)
+    saved |= cut([r for r in joint.read if r not in free], free, cost, cheap)
     saved = _needed(joint.read, saved | (free & set(joint.params)))
     order = (*joint.params, *joint.program.entry.nodes)
     return [n for n in order if n in saved]
-
-
-def _cut(read: Sequence[Node], free: Collection[Node], sizes: Mapping[str, int]) -> set[Node]:
-    """The cheapest values that separate what cannot be computed again from ``read``."""
-    if not read:
-        return set()
-    flow: nx.DiGraph[object] = nx.DiGraph()
-    for r in read:
-        flow.add_edge((r, 1), "sink")
-    seen = set(read)
-    waiting = list(read)
-    while waiting:
-        n = waiting.pop()
-        if isinstance(n.type, TensorType):  # several results are saved one by one
-            flow.add_edge((n, 0), (n, 1), capacity=max(1, nbytes(n.type, sizes)))
-        else:
-            flow.add_edge((n, 0), (n, 1))
-        if not _again(n):
-            flow.add_edge("source", (n, 0))
-            continue
-        for i in n.inputs:
-            if i not in free:
-                flow.add_edge((i, 1), (n, 0))
-                if i not in seen:
-                    seen.add(i)
-                    waiting.append(i)
-    # The partition networkx gives is the one nearest to the sink: the least is computed again.
-    _, (_, after) = nx.minimum_cut(
-        flow, "source", "sink", flow_func=nx.algorithms.flow.boykov_kolmogorov
-    )
-    return {n for n in seen if (n, 1) in after and (n, 0) not in after}
 
 
 def _needed(read: Iterable[Node], available: Collection[Node]) -> set[Node]:
@@ -201,22 +163,6 @@ def _needed(read: Iterable[Node], available: Collection[Node]) -> set[Node]:
         else:
             waiting.extend(n.inputs)
     return found
-
-
-def _again(node: Node) -> bool:
-    """Whether to compute ``node`` a second time is cheaper than to keep it."""
-    if node.op is None:
-        return False
-    return isinstance(node.op, Item) or _cheap(node.op, tuple(i.type for i in node.inputs))
-
-
-@lru_cache(maxsize=4096)
-def _cheap(op: Op, types: tuple[Type, ...]) -> bool:
-    if isinstance(op, Composite):
-        b = GraphBuilder()
-        op.decompose(*(Expr(b, b.param("x", t)) for t in types))
-        return all(_again(n) for n in b.nodes)
-    return isinstance(op, Pointwise) and not isinstance(op, Random)
 
 
 def _bind_symbols(joint: _Joint, saved: list[Node]) -> list[Node]:

@@ -13,7 +13,7 @@ timings and diffs are observers::
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -29,9 +29,11 @@ from vtc.passes.check import Check
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What a caller of the compiler may choose. ``nominal`` stands for a symbolic size in cost
-    estimates."""
+    estimates; ``recompute`` is the least number of bytes worth computing cheap values again for,
+    None for never."""
 
     nominal: int = 64
+    recompute: int | None = 1 << 20
 
 
 @final
@@ -104,6 +106,40 @@ def run(
             observe(step)
             program = step.after
     return program
+
+
+@final
+class Stages(Mapping[str, Program]):
+    """A program at each of ``stages``, by name. The passes run when the first one is asked for."""
+
+    def __init__(
+        self,
+        program: Program,
+        stages: Sequence[Stage],
+        context: Context,
+        observe: Observer = lambda step: None,
+    ) -> None:
+        self._program, self._stages, self._context = program, tuple(stages), context
+        self._observe = observe
+        self._known: dict[str, Program] = {}
+
+    def __getitem__(self, name: str) -> Program:
+        if not self._known:
+            known: dict[str, Program] = {}
+
+            def note(step: Step) -> None:
+                known[step.stage] = step.after
+                self._observe(step)
+
+            run(self._program, self._stages, self._context, observe=note)
+            self._known = known
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(s.name for s in self._stages)
+
+    def __len__(self) -> int:
+        return len(self._stages)
 
 
 def pass_name(run_pass: Pass) -> str:

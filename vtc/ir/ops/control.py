@@ -1,8 +1,10 @@
-"""Ops that name graphs, take results apart, or mark where gradients begin and end.
+"""Ops that name graphs, take results apart, mark where gradients begin and end, or say when.
 
 g: (f32[4], f32[]) = gradient(loss, w, b)      # expanded by the pass ``differentiate``
 dw: f32[4] = item(g, index=0)
 t: f32[B, 4] = call(h, graph="k0", type=f32[B, 4])
+x1: f32[B, 4] = checkpoint(x, segment=0, inward=True)
+x2: f32[B, 4] = after(x, d_y)                  # x, for what is computed once d_y is known
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ from vtc.ir.dims import Size
 from vtc.ir.evaluate import ArrayBuilder, Run, Value
 from vtc.ir.graph import Graph, Node
 from vtc.ir.op import Needs, Op, Sample, tensor_type
-from vtc.ir.ops.expr import Expr
+from vtc.ir.ops import draw
+from vtc.ir.ops.expr import Expr, Exprs
+from vtc.ir.ops.view import IndexMap
 from vtc.ir.reverse import Entry, reverse
+from vtc.ir.scalar import Index
 from vtc.ir.types import Array, TensorType, TupleType, Type
 
 
@@ -64,6 +69,37 @@ class StopGradient(Op):
         yield Sample(cls(), (rng.normal(size=(2, 3)).astype(np.float32),), smooth=False)
 
 
+@final
+@dataclass(frozen=True)
+class Checkpoint(IndexMap):
+    """The same value on the other side of the border of ``segment``: ``inward``, or out of it.
+
+    Of what lies between, nothing is kept for the gradient: ``differentiate`` computes it again. Its
+    values are those that depend on what was marked ``inward``.
+    """
+
+    segment: int
+    inward: bool
+
+    def infer(self, x: Type) -> TensorType:
+        return tensor_type(self, x)
+
+    def reference(self, x: Array) -> Array:
+        return x
+
+    def source(self, index: Index, x: TensorType, out: TensorType) -> Index:
+        return index
+
+    def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
+        return (g,)
+
+    @classmethod
+    def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:
+        """Both ways."""
+        for inward in (True, False):
+            yield Sample(cls(segment=0, inward=inward), (draw.normal(rng, 2, 3),))
+
+
 @dataclass(frozen=True)
 class Control(Op, abstract=True):
     """An op whose meaning needs the program around it: it says ``evaluate(run, node)``."""
@@ -86,6 +122,39 @@ class Control(Op, abstract=True):
     def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:
         """None: needs a program."""
         yield from ()
+
+
+@final
+@dataclass(frozen=True)
+class After(Control):
+    """The first operand, for a computation that must not begin before the second is known.
+
+    What computes a value again reads through this, so that it is neither merged with what computed
+    it first nor done at once. The pass ``release`` drops it when calls are in order.
+    """
+
+    moves = True
+
+    def infer(self, x: Type, event: Type) -> TensorType:
+        tensor_type(self, event)
+        return tensor_type(self, x)
+
+    def reference(self, x: Array, event: Array) -> Array:
+        return x
+
+    def evaluate(self, run: Run, node: Node) -> Value:
+        """The first operand."""
+        return run.env[node.inputs[0]]
+
+    def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Any]:
+        """The event has none."""
+        return g, None
+
+    @classmethod
+    def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:
+        """Operands of one shape, and of two."""
+        yield Sample(cls(), (draw.normal(rng, 2, 3), draw.normal(rng, 2, 3)))
+        yield Sample(cls(), (draw.normal(rng, 2, 3), draw.normal(rng)))
 
 
 @final
