@@ -19,6 +19,7 @@ from vtc.passes.decompose import decompose
 from vtc.passes.fuse import fuse
 from vtc.passes.memory import memory
 from vtc.passes.pipeline import Context
+from vtc.passes.release import release
 from vtc.runtime.cache import Store
 from vtc.runtime.threads import pool, set_num_threads
 
@@ -40,7 +41,7 @@ def region(types, body, dims=()):
 
 
 def planned(program):
-    for one_pass in (decompose, fuse, memory):
+    for one_pass in (decompose, fuse, release, memory):
         program = one_pass(program, Context())
     return program
 

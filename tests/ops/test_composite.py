@@ -322,6 +322,11 @@ LIKE_TORCH = (
     like_torch(ScaledDotProductAttention(False, 0.5), (*QKV, KEEP), attend),
     like_torch(ScaledDotProductAttention(False, 0.5), (*QKV, numbers(3, 4, seed=3)), attend),
     like_torch(
+        ScaledDotProductAttention(True, 0.5),
+        (numbers(2, 4, 3, 5), *(numbers(2, 2, 4, n, seed=n) for n in (5, 3))),
+        lambda t, q, *kv: attend(t, q, *(x.repeat_interleave(2, 1) for x in kv), causal=True),
+    ),
+    like_torch(
         Conv2d((2, 1), (1, 2), (1, 2), 2),
         (IMAGES, numbers(6, 2, 3, 2), numbers(6)),
         lambda t, x, w, b: t.nn.functional.conv2d(x, w, b, (2, 1), (1, 2), (1, 2), 2),
@@ -433,6 +438,11 @@ ILL_TYPED = (
     (Dropout(1.5, 0), (M, STATE), "dropout: expected 0 <= p <= 1, got 1.5"),
     (Dropout(0.5, 0), (M, M), "dropout: expected the state of a generator"),
     (SDPA, (M, M, V5), r"scaled_dot_product_attention: expected \[.., T, D\], \[.., S, D\] and"),
+    (
+        SDPA,
+        (IMAGE, *[IMAGE.with_shape((*IMAGE.shape[:-3], 3, *IMAGE.shape[-2:]))] * 2),
+        r"scaled_dot_product_attention: expected a multiple of the heads of keys in f32\[.*got f32",
+    ),
     (SDPA, (M, M, M, V4), "scaled_dot_product_attention: expected a mask, bool or added, for"),
     (Rotary(), (M, V4, V4), "rotary: expected cos and sin for the half of"),
     (

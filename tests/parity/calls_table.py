@@ -807,6 +807,8 @@ PRODUCTS = [
     "F.scaled_dot_product_attention(z, w, w[:, :2], scale=0.1)",
     "F.scaled_dot_product_attention(x, w, w, is_causal=True)",
     "F.scaled_dot_product_attention(g, g[..., :3, :], g[..., :3, 1:], is_causal=True)",
+    "F.scaled_dot_product_attention(g, g[:, :1], g[:, :1, :, 1:], enable_gqa=True)",
+    "F.scaled_dot_product_attention(g, g[:, 1:], g[:, 1:], is_causal=True, enable_gqa=True)",
 ]
 
 LOSSES = [

@@ -14,9 +14,9 @@ from typing import final
 
 from vtc.codegen.scalar import REGISTER, literal
 from vtc.codegen.sizes import Facts
-from vtc.codegen.trace import Let, statement
-from vtc.ir.ops.reduce import ArgReduction, Reduction
-from vtc.ir.types import DType, f32, i64
+from vtc.codegen.trace import Let, Statement, statement
+from vtc.ir.ops.reduce import Reduction
+from vtc.ir.types import DType, f32
 
 ROW_BLOCK, LANE_BLOCK = 1024, 128
 """Elements summed in f32 before they join an f64 sum; a vectorised row has 16 sums."""
@@ -37,94 +37,110 @@ class State:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Every ``size`` iterations ``joins`` add ``states`` to what is accumulated."""
-
-    size: int
-    states: tuple[State, ...]
-    joins: tuple[str, ...]
-
-
-@final
-@dataclass(frozen=True, slots=True)
 class Accumulation:
-    """``states`` (or those of ``block``), one update per element, and the ``result`` from
-    ``states``.
+    """How the elements of a meeting are accumulated: one update each, then ``result``.
 
-    ``roots`` are the scalars that updates mention; ``clauses`` make a simd loop of it, None: no
-    such loop.
+    ``states`` last as long as the meeting; ``inner`` ones begin anew in each block of elements, and
+    then ``joins`` add them to ``states``. ``roots`` are the scalars that updates mention; ``signs``
+    say how two accumulators of each kind become one.
     """
 
     states: tuple[State, ...]
-    block: Block | None
+    inner: tuple[State, ...]
+    joins: tuple[str, ...]
     roots: tuple[Let, ...]
     updates: tuple[str, ...]
-    result: str
-    clauses: tuple[str, ...] | None
+    result: Statement
+    signs: tuple[str, ...]
+
+    @property
+    def running(self) -> tuple[State, ...]:
+        """What the updates change."""
+        return self.inner or self.states
+
+    @property
+    def clauses(self) -> tuple[str, ...]:
+        """What makes a simd loop of the updates."""
+        pairs = zip(self.signs, self.running, strict=True)
+        return tuple(f"reduction({sign}:{state.name})" for sign, state in pairs)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """What is known before loops are ordered: an element of dtype ``source``, and ``s0`` (and
-    ``s1``, for an index) ``combined`` with it.
+    """What is known before loops are ordered: an element of dtype ``source``, and ``s0`` (of
+    meeting 0) ``combined`` with it; the result is ``a0``.
     """
 
-    op: Reduction | ArgReduction
+    op: Reduction
     source: DType
     element: Let
     combined: tuple[Let, ...]
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """The scalar that is the result."""
+        return f"a{self.number}"
 
     def in_row(self, facts: Facts, *, long: bool) -> Accumulation:
         """Accumulated one element after the other."""
-        (value,) = _texts([self.element], facts)
-        states = self._states()
+        own = self._state(f"s{self.number}")
         if self.op.name in ("max", "min") and self.source.kind == "float":
-            sign = ">" if self.op.name == "max" else "<"
-            return Accumulation(
-                states=(*states, State("int", "s1", "0")),
-                block=None,
-                roots=(self.element,),
-                updates=(f"s1 |= {value} != {value}", f"s0 = {value} {sign} s0 ? {value} : s0"),
-                result=f"s1 ? {literal(math.nan, self.source.accumulate)} : s0",
-                clauses=(f"reduction({self.op.name}:s0)", "reduction(|:s1)"),
-            )
-        texts = _texts(self.combined, facts)
-        updates = tuple(f"{s.name} = {t}" for s, t in zip(states, texts, strict=True))
-        clauses = self._clauses()
+            return self._extreme(facts, own)
+        (text,) = _texts(self.combined, facts)
+        updates = (f"{own.name} = {text}",)
         if not long or not self._sums():
-            return Accumulation(states, None, self.combined, updates, states[-1].name, clauses)
-        block = Block(ROW_BLOCK, states, ("d0 += s0",))
-        total = (State("double", "d0", "0.0"),)
-        return Accumulation(total, block, self.combined, updates, "(float)d0", clauses)
+            result = self._result(own.name)
+            return Accumulation((own,), (), (), self.combined, updates, result, self._signs())
+        total = State("double", f"d{self.number}", "0.0")
+        joins = (f"{total.name} += {own.name}",)
+        result = self._result(f"(float){total.name}")
+        return Accumulation((total,), (own,), joins, self.combined, updates, result, self._signs())
 
     def in_lanes(self, facts: Facts, *, long: bool) -> Accumulation:
-        """Accumulated in arrays ``v0``, ``v1``, of which ``s0``, ``s1`` are elements."""
-        texts = _texts(self.combined, facts)
-        states = tuple(State(s.ctype, f"v{k}", s.init) for k, s in enumerate(self._states()))
-        updates = tuple(f"{s.name}[l] = {t}" for s, t in zip(states, texts, strict=True))
+        """Accumulated in an array ``v0``, of which ``s0`` is an element."""
+        (text,) = _texts(self.combined, facts)
+        own = self._state(f"v{self.number}")
+        updates = (f"s{self.number} = {text}",)
         if not long or not self._sums():
-            return Accumulation(states, None, self.combined, updates, f"{states[-1].name}[l]", None)
-        block = Block(LANE_BLOCK, states, ("d0[l] += v0[l]",))
-        total = (State("double", "d0", "0.0"),)
-        return Accumulation(total, block, self.combined, updates, "(float)d0[l]", None)
+            result = self._result(f"{own.name}[l]")
+            return Accumulation((own,), (), (), self.combined, updates, result, self._signs())
+        total = State("double", f"d{self.number}", "0.0")
+        joins = (f"{total.name}[l] += {own.name}[l]",)
+        result = self._result(f"(float){total.name}[l]")
+        return Accumulation((total,), (own,), joins, self.combined, updates, result, self._signs())
 
-    def _states(self) -> tuple[State, ...]:
-        identity = self.op.identity(self.source)
-        inits = identity if isinstance(identity, tuple) else (identity,)
-        dtypes = (self.source.accumulate, i64)
-        return tuple(
-            State(_wide(d), f"s{k}", literal(v, d))
-            for k, (v, d) in enumerate(zip(inits, dtypes, strict=False))
+    def _extreme(self, facts: Facts, own: State) -> Accumulation:
+        (value,) = _texts([self.element], facts)
+        sign, seen = ">" if self.op.name == "max" else "<", f"q{self.number}"
+        nan = literal(math.nan, self.source.accumulate)
+        return Accumulation(
+            states=(own, State("int", seen, "0")),
+            inner=(),
+            joins=(),
+            roots=(self.element,),
+            updates=(
+                f"{seen} |= {value} != {value}",
+                f"{own.name} = {value} {sign} {own.name} ? {value} : {own.name}",
+            ),
+            result=self._result(f"{seen} ? {nan} : {own.name}"),
+            signs=(self.op.name, "|"),
         )
+
+    def _state(self, name: str) -> State:
+        identity = literal(self.op.identity(self.source), self.source.accumulate)
+        return State(_wide(self.source.accumulate), name, identity)
+
+    def _result(self, text: str) -> Statement:
+        ctype = REGISTER[self.source.accumulate.name]
+        return Statement(ctype, self.name, text, raises=False)
+
+    def _signs(self) -> tuple[str, ...]:
+        return ((_LOGIC if self.source.kind == "bool" else _CLAUSES)[self.op.name],)
 
     def _sums(self) -> bool:
         return self.op.name == "sum" and self.source.accumulate is f32
-
-    def _clauses(self) -> tuple[str, ...] | None:
-        table = _LOGIC if self.source.kind == "bool" else _CLAUSES
-        sign = table.get(self.op.name)
-        return (f"reduction({sign}:s0)",) if sign else None
 
 
 def _texts(lets: Sequence[Let], facts: Facts) -> list[str]:

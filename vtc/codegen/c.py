@@ -1,19 +1,18 @@
 """Planned programs to C: one source per distinct kernel and one for the host, compiled into one
 library.
 
-plan = generate(program, target) library = compile_plan(plan, find_compiler(), store)
+    plan = generate(program, target)
+    library = compile_plan(plan, find_compiler(), store)
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, final
 
-from vtc.codegen.compiler import Compiler, find_compiler
+from vtc.codegen.compiler import Compiler, Crew, find_compiler
 from vtc.codegen.families import spec_of
 from vtc.codegen.host import host
 from vtc.codegen.region import Region
@@ -33,6 +32,9 @@ __all__ = ["Compiler", "Store", "compile_plan", "compile_pool", "find_compiler",
 
 class Store(Protocol):
     """Files by key; see :mod:`vtc.runtime.cache`."""
+
+    def find(self, key: str) -> Path | None:
+        """The file stored under ``key``; None if there is none, or none that is undamaged."""
 
     def make(self, key: str, write: Callable[[Path], None], suffix: str = "") -> Path:
         """The file stored under ``key``; where there is none, ``write(path)`` makes it first."""
@@ -65,32 +67,73 @@ def generate(program: Program, target: Target) -> Plan:
 
 def compile_plan(plan: Plan, compiler: Compiler, store: Store) -> Path:
     """The shared library of ``plan``. CompilerError with the compiler's words if it fails."""
-    sources = dict.fromkeys((*(k.source for k in plan.kernels), plan.host))
-    keys = {source: compiler.key("object", source) for source in sources}
+    units = [_Unit(plan.host, f"in the host program of {plan.name}")]
+    units += (_Unit(k.source, _about(k)) for k in plan.kernels)
+    keys = {u.source: compiler.key("object", u.source) for u in units}
+    key = compiler.key("library", *keys.values())
+    found = store.find(key)
+    if found is not None:
+        return found
+    with Crew() as crew:
 
-    def compiled(source: str) -> Path:
-        return store.make(keys[source], lambda path: compiler.compile(source, path), ".o")
+        def compiled(unit: _Unit) -> Path:
+            def write(path: Path) -> None:
+                compiler.compile(unit.source, path, crew, unit.about)
 
-    def link(path: Path) -> None:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            compiler.link(list(pool.map(compiled, sources)), path)
+            return store.make(keys[unit.source], write, ".o")
 
-    return store.make(compiler.key("library", *keys.values()), link, ".so")
+        # The longest first: no thread is left alone with it at the end.
+        ordered = sorted(units, key=lambda u: -len(u.source))
+        objects = dict(zip((u.source for u in ordered), crew.map(compiled, ordered), strict=True))
+        return _linked(key, [objects[source] for source in keys], compiler, store, crew)
 
 
 def compile_pool(compiler: Compiler, store: Store) -> Path:
     """The shared library with the thread pool, ``vtc_pool``; see ``pool.c.jinja``."""
     source = render("pool")
+    key = compiler.key("pool", source)
+    found = store.find(key)
+    if found is not None:
+        return found
+    with Crew() as crew:
 
-    def link(path: Path) -> None:
-        unit = path.with_suffix(".o")
-        compiler.compile(source, unit)
-        try:
-            compiler.link([unit], path)
-        finally:
-            unit.unlink()
+        def compiled(source: str) -> Path:
+            about = "in the thread pool"
+            return store.make(
+                compiler.key("object", source),
+                lambda path: compiler.compile(source, path, crew, about),
+                ".o",
+            )
 
-    return store.make(compiler.key("pool", source), link, ".so")
+        return _linked(key, crew.map(compiled, [source]), compiler, store, crew)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A source, and what an error says about it."""
+
+    source: str
+    about: str
+
+
+def _about(kernel: Kernel) -> str:
+    first, *more = kernel.note.split(", ")
+    others = f" and {len(more)} more lines" if more else ""
+    where = f"at {first}{others}" if first else "at an unknown line"
+    return f"in kernel {kernel.name} ({kernel.symbol})\n{where}"
+
+
+def _linked(
+    key: str, objects: Sequence[Path], compiler: Compiler, store: Store, crew: Crew
+) -> Path:
+    """The library of ``objects``, made by the crew: an interrupt does not reach its threads."""
+
+    def link(key: str) -> Path:
+        return store.make(key, lambda path: compiler.link(objects, path, crew), ".so")
+
+    (library,) = crew.map(link, [key])
+    return library
 
 
 @final
@@ -147,7 +190,8 @@ class _Writer:
         """The launch of the kernel of ``graph``, unless its result is there already."""
         results = self.places[node]
         inputs = [self.places[i][0] for i in node.inputs]
-        if all(isinstance(n.op, Reshape) for n in graph.nodes) and self.same(inputs[:1], results):
+        moves = len(results) == 1 and all(isinstance(n.op, Reshape) for n in graph.nodes)
+        if moves and any(self.same([i], results) for i in inputs):
             return
         kernel, sizes, work = self.kernel(graph)
         note = "" if node.loc is None else str(node.loc)

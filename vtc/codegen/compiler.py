@@ -1,26 +1,36 @@
 """The C compiler: finding one, and what it accepts; compiling and linking.
 
 NaN and infinity mean what they mean in NumPy, so never ``-ffast-math``. Loops vectorise by ``omp
-simd`` pragmas, which need no OpenMP runtime.
+simd`` pragmas, which need no OpenMP runtime. Compilers run at once in a :class:`Crew`, which leaves
+none of them behind::
+
+    with Crew() as crew:
+        crew.map(lambda job: compiler.compile(*job, crew=crew), jobs)
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import final
+from types import TracebackType
+from typing import Self, TypeVar, final
 
 from vtc import lazy
-from vtc.config import config
-from vtc.errors import CompilerError
+from vtc.config import config, cores
+from vtc.errors import CompilerError, ConfigError
 
 REQUIRED = ("-std=gnu11", "-O3", "-fPIC", "-fno-math-errno")
 OPTIONAL = (
@@ -30,6 +40,89 @@ OPTIONAL = (
     "-mprefer-vector-width=512",
 )
 _EMPTY = "int vtc_empty(void) { return 0; }\n"
+_SHOWN = 12
+"""Lines of a compiler's complaint that an error quotes."""
+_WAIT = 0.1
+"""Seconds between looks at what came in."""
+_GRACE = 2.0
+"""Seconds in which a compiler that is told to end may remove its temporary files."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@final
+class Crew:
+    """Threads that compile. Whoever leaves it by an exception (^C, a kernel that does not compile)
+    ends the compilers that still run.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(cores(), "vtc-compile")
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._stop()
+        self._threads.shutdown(cancel_futures=kind is not None)
+
+    def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """``work`` on each of ``items``, begun in order; the error of one that fails."""
+        futures = [self._threads.submit(work, item) for item in items]
+        waiting = set(futures)
+        while waiting:
+            # Not for ever: Python does not notice a signal that comes just before a wait begins.
+            done, waiting = wait(waiting, _WAIT, FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        return [future.result() for future in futures]
+
+    def run(self, command: Sequence[str], source: str) -> subprocess.CompletedProcess[str]:
+        """What ``command`` makes of ``source``; TimeoutExpired if it takes longer than it may."""
+        process = self._start(command)
+        try:
+            out, complaint = process.communicate(source, config().compile_timeout)
+        except BaseException:
+            _end([process])
+            process.communicate()
+            raise
+        finally:
+            with self._lock:
+                self._running.discard(process)
+        return subprocess.CompletedProcess(command, process.returncode, out, complaint)
+
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        """A process in a group of its own: a driver's children end with it."""
+        with self._lock:
+            if self._stopped:
+                raise CompilerError("compile: expected to go on, got an interrupt")
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                process_group=0,
+            )
+            self._running.add(process)
+        return process
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        _end(running)
 
 
 @final
@@ -41,13 +134,19 @@ class Compiler:
     flags: tuple[str, ...]
     identity: str
 
-    def compile(self, source: str, target: Path) -> None:
-        """Compile C to an object file."""
-        self._run([*self.flags, "-x", "c", "-c", "-", "-o", str(target)], source)
+    def compile(self, source: str, target: Path, crew: Crew, about: str = "") -> None:
+        """Compile C to an object file. CompilerError with its words and ``about`` if it fails."""
+        self._run([*self.flags, "-x", "c", "-c", "-", "-o", str(target)], crew, source, about)
+        _check_made(target, self.command[0])
 
-    def link(self, objects: Iterable[Path], target: Path) -> None:
+    def link(self, objects: Iterable[Path], target: Path, crew: Crew) -> None:
         """Link objects into a shared library."""
-        self._run(["-shared", "-pthread", "-o", str(target), *map(str, objects), "-lm"])
+        self._run(["-shared", "-pthread", "-o", str(target), *map(str, objects), "-lm"], crew)
+        _check_made(target, self.command[0])
+
+    def macros(self, crew: Crew) -> str:
+        """The predefined macros: they name the version and, after -march=native, the CPU."""
+        return self._run([*self.flags, "-dM", "-E", "-x", "c", "-"], crew)
 
     def key(self, *parts: str) -> str:
         """The cache key of what this makes of ``parts``."""
@@ -58,19 +157,19 @@ class Compiler:
             state.update(data)
         return state.hexdigest()
 
-    def _run(self, arguments: Sequence[str], source: str = "") -> str:
+    def _run(self, arguments: Sequence[str], crew: Crew, source: str = "", about: str = "") -> str:
         command = [*self.command, *arguments]
         try:
-            done = subprocess.run(
-                command, input=source, capture_output=True, text=True, check=False
-            )
+            done = crew.run(command, source)
         except OSError as error:
             raise CompilerError(f"compile: expected to run {command[0]}, got {error}") from error
+        except subprocess.TimeoutExpired as error:
+            want = f"expected {command[0]} to end within {error.timeout:g} s"
+            got = "got no end (VTC_COMPILE_TIMEOUT=seconds gives it longer)"
+            raise CompilerError(_lines(f"compile: {want}, {got}", about, command)) from None
         if done.returncode:
-            raise CompilerError(
-                f"compile: expected {command[0]} to succeed, got exit status {done.returncode}\n"
-                f"  {shlex.join(command)}\n{done.stderr.strip()}"
-            )
+            first = f"compile: expected {command[0]} to succeed, got {_ending(done.returncode)}"
+            raise CompilerError(_lines(first, about, command, done.stderr))
         return done.stdout
 
 
@@ -86,7 +185,7 @@ def find_compiler() -> Compiler | None:
 @cache
 def _find(cc: str | None) -> Compiler | None:
     if cc is not None:
-        return _probe(tuple(shlex.split(cc)))
+        return _probe(_words(cc))
     commands = [(found,) for name in ("cc", "gcc", "clang") if (found := shutil.which(name))]
     zig = [(sys.executable, "-m", "ziglang", "cc")] if lazy.available("ziglang") else []
     for command in (*commands, *zig):
@@ -97,25 +196,78 @@ def _find(cc: str | None) -> Compiler | None:
     return None
 
 
+def _words(cc: str) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(cc))
+    except ValueError as error:
+        raise ConfigError(f"CC: expected a command, got {cc!r} ({error})") from None
+    if not words:
+        raise ConfigError(f"CC: expected a command, got {cc!r}")
+    return words
+
+
 def _probe(command: tuple[str, ...]) -> Compiler:
     """``command`` with the flags it accepts."""
     compiler = Compiler(command, (*REQUIRED, *OPTIONAL), "")
-    with tempfile.TemporaryDirectory(prefix="vtc-") as folder:
+    with tempfile.TemporaryDirectory(prefix="vtc-") as folder, Crew() as crew:
         target = Path(folder) / "empty.o"
-        if not _accepts(compiler, target):
+        accepted, macros = crew.map(_ask, [(compiler, crew, target), (compiler, crew, None)])
+        if accepted is None or macros is None:
             compiler = replace(compiler, flags=REQUIRED)
-            compiler.compile(_EMPTY, target)
+            compiler.compile(_EMPTY, target, crew)
             for flag in OPTIONAL:
                 more = replace(compiler, flags=(*compiler.flags, flag))
-                compiler = more if _accepts(more, target) else compiler
-    # The predefined macros name the version and, after -march=native, the features of this CPU.
-    macros = compiler._run([*compiler.flags, "-dM", "-E", "-x", "c", "-"])
+                compiler = compiler if _ask((more, crew, target)) is None else more
+            macros = compiler.macros(crew)
     return replace(compiler, identity=hashlib.sha256(macros.encode()).hexdigest())
 
 
-def _accepts(compiler: Compiler, target: Path) -> bool:
+def _ask(question: tuple[Compiler, Crew, Path | None]) -> str | None:
+    """The macros, or whether ``target`` can be compiled; None if the flags are not accepted."""
+    compiler, crew, target = question
     try:
-        compiler.compile(_EMPTY, target)
+        if target is None:
+            return compiler.macros(crew)
+        compiler.compile(_EMPTY, target, crew)
     except CompilerError:
-        return False
-    return True
+        return None
+    return ""
+
+
+def _check_made(target: Path, command: str) -> None:
+    if not target.is_file():
+        raise CompilerError(f"compile: expected {command} to write {target.name}, got no file")
+
+
+def _ending(status: int) -> str:
+    if status > 0:
+        return f"exit status {status}"
+    return f"it killed by {signal.Signals(-status).name}"
+
+
+def _lines(first: str, about: str, command: Sequence[str], complaint: str = "") -> str:
+    """An error: what happened, where, and the compiler's first words."""
+    said = complaint.strip().splitlines()
+    shown = said[:_SHOWN]
+    if len(said) > _SHOWN:
+        shown.append(f"... and {len(said) - _SHOWN} more lines")
+    where = [f"  {line}" for line in about.splitlines()]
+    return "\n".join([first, *where, f"  {shlex.join(command)}", *(f"  {s}" for s in shown)])
+
+
+def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """End ``processes`` and their children: kindly, then not."""
+    try:
+        for process in processes:
+            _signal(process, signal.SIGTERM)
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+    finally:  # also where a second interrupt comes
+        for process in processes:
+            _signal(process, signal.SIGKILL)
+
+
+def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

@@ -20,7 +20,7 @@ from vtc.ir.dims import Size, Sym, floordiv, substitute, symbols
 SHORTEST = 8
 """Iterations below which an inner loop is not worth making."""
 
-TILE = 16
+TILE = 64
 """Iterations of each of two loops that walk memory in different orders, so that both stay in the
 cache.
 """
@@ -78,6 +78,12 @@ class Body:
         loops = self.facts.extents.keys()
         return sum(8 ** len(symbols(c) & loops) for c in cells if linear(c, name) == 1)
 
+    def walked(self, name: str, roots: Sequence[Let]) -> int:
+        """How much of what ``roots`` read and write is walked in order along loop ``name``."""
+        cells = [c for let in (*needed(self.lets, roots), *roots) for c in let.cells]
+        loops = self.facts.extents.keys()
+        return sum(8 ** len(symbols(c) & loops) for c in cells if linear(c, name) == 1)
+
     def place(self, order: Sequence[str], roots: Sequence[Let]) -> list[tuple[Statement, ...]]:
         """The scalars that ``roots`` need, by the innermost name of ``order`` they depend on;
         first: none.
@@ -100,10 +106,12 @@ class Body:
         return Level(loop.name, c_text(loop.extent, self.facts), lets, pragma)
 
     def nest(
-        self, loops: Sequence[Loop], roots: Sequence[Let]
+        self, loops: Sequence[Loop], roots: Sequence[Let], across: Loop | None = None
     ) -> tuple[tuple[Statement, ...], tuple[Level, ...]]:
-        """What comes before ``loops``, and the loops; iterations may run in any order."""
-        across = self._across(loops)
+        """What comes before ``loops``, and the loops; iterations may run in any order.
+
+        The innermost loop and ``across`` run in tiles.
+        """
         order = [v for v in loops if v is not across]
         if across:
             order.insert(-1, across)
@@ -116,7 +124,7 @@ class Body:
             levels[-2:] = [*map(_blocks, tiled), *map(_block, tiled)]
         return before, tuple(levels)
 
-    def _across(self, loops: Sequence[Loop]) -> Loop | None:
+    def across(self, loops: Sequence[Loop]) -> Loop | None:
         """An outer loop along which memory is walked in order where the innermost one jumps."""
         if len(loops) < 2:
             return None

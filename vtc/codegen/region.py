@@ -17,8 +17,11 @@ from vtc.errors import CodegenError
 from vtc.ir.dims import Size, Sym, substitute, symbols
 from vtc.ir.graph import Graph, Node
 from vtc.ir.op import Op, Pointwise
+from vtc.ir.ops.attention import Attention
+from vtc.ir.ops.elementwise import Add, Mul, Sub
+from vtc.ir.ops.reduce import ArgReduction, Extremum
 from vtc.ir.scalar import Index, Operand, Scalar
-from vtc.ir.types import TensorType
+from vtc.ir.types import TensorType, TupleType, Type
 
 LONG = 40
 """Nodes in a region above which elements are traced in order first, so that nothing recurses
@@ -41,9 +44,10 @@ class Region:
         """``graph``, whose symbols have ``ranges``."""
         for node in (*graph.nodes, *graph.params):
             what = node.op.name if node.op else node.name
-            if not isinstance(node.type, TensorType):
+            if not isinstance(node.type, TensorType) and not isinstance(node.op, Attention):
                 raise CodegenError(f"{what}: expected one tensor in a region, got {node.type}")
-            refuse_complex(what, node.type.dtype)
+            for type in _tensors(node.type):
+                refuse_complex(what, type.dtype)
         found = tuple(dict.fromkeys(s for size in _sizes(graph) for s in sorted(symbols(size))))
         names = {s: Sym.var(f"n{k}") for k, s in enumerate(found)}
         known = {f"n{k}": ranges.get(s, (0, None)) for k, s in enumerate(found)}
@@ -89,11 +93,13 @@ class Elements:
     scalars: CScalars = field(init=False)
     fixed: dict[Node, Callable[[Index], Value]] = field(default_factory=dict)
     _buffers: dict[Node, str] = field(init=False)
+    _products: frozenset[Node] = field(init=False)
     _known: dict[tuple[Node, Index, Value | None], Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.trace = Trace(Facts(dict(self.region.ranges)))
         self.scalars = CScalars(self.trace)
+        self._products = _rounded(self.region.graph)
         self._buffers = {p: f"x{k}" for k, p in enumerate(self.region.graph.params)}
 
     def loops(self, prefix: str, shape: Sequence[Size]) -> tuple[Size, ...]:
@@ -188,7 +194,21 @@ class Elements:
                 f"got {node.name}: {node.type}"
             )
         inputs = [_Element(self, i) for i in node.inputs]
-        return cast(Value, op.element(self.scalars, index, self.region.type(node), inputs))
+        value = cast(Value, op.element(self.scalars, index, self.region.type(node), inputs))
+        return self.scalars.rounded(value) if node in self._products else value
+
+
+def _rounded(graph: Graph) -> frozenset[Node]:
+    """Products that are rounded before something is added to them, as they are one op at a time:
+    else ``x * y - max(x * y)`` would not be zero where it has to be.
+    """
+    readers = [n for n in graph.nodes if isinstance(n.op, Add | Sub | Extremum | ArgReduction)]
+    return frozenset(
+        i
+        for n in readers
+        for i in n.inputs
+        if isinstance(i.op, Mul) and i.tensor.dtype.accumulate.kind == "float"
+    )
 
 
 @final
@@ -209,9 +229,14 @@ class _Element:
 
 def _sizes(graph: Graph) -> Iterator[Size]:
     for node in (*graph.params, *graph.nodes):
-        yield from node.tensor.shape
+        for type in _tensors(node.type):
+            yield from type.shape
         if node.op is not None:
             yield from _inside(tuple(getattr(node.op, f.name) for f in fields(node.op)))
+
+
+def _tensors(type: Type) -> tuple[TensorType, ...]:
+    return type.items if isinstance(type, TupleType) else (type,)
 
 
 def _inside(value: object) -> Iterator[Size]:

@@ -64,6 +64,10 @@ class CScalars(Scalars):
             return self._widened(dtype, f"vtc_to_{dtype}(", self._plain(x, f32), ")")
         return self._plain(x, dtype)
 
+    def rounded(self, x: Value) -> Value:
+        """``x``, a product, as it is alone: not as a part of a fused multiply-add."""
+        return self._let(x.dtype, "vtc_rounded(", x, ")")
+
     def unary(self, fn: str, x: Scalar) -> Value:
         """A builtin, a function of the prelude, or one of libm."""
         x = _value(x)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 Kind = Literal["cpu", "cuda"]
+ATTENTION = frozenset({"attention_gradient", "scaled_dot_product_attention"})
 
 
 @final
@@ -28,5 +29,5 @@ class Target:
 
 
 def cpu(*, vector: int = 32) -> Target:
-    """A CPU, programmed in C with vectors of ``vector`` bytes; it keeps no composite whole."""
-    return Target(name="cpu", kind="cpu", vector=vector)
+    """A CPU, programmed in C with vectors of ``vector`` bytes; it keeps attention whole."""
+    return Target(name="cpu", kind="cpu", keeps=ATTENTION, vector=vector)

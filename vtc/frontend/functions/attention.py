@@ -46,8 +46,9 @@ def scaled_dot_product_attention(
     """``softmax(query @ key.T * scale + mask) @ value``; ``scale`` None is ``1 / sqrt(D)``.
 
     ``attn_mask`` broadcasts to ``[.., T, S]``: bool says where to attend, floats are added.
-    ``is_causal`` lets row t attend to columns up to t. With ``enable_gqa`` the heads (dim -3) of
-    key and value repeat. A row that attends to nothing gives 0.
+    ``is_causal`` lets row t attend to columns up to t. With ``enable_gqa`` query may have a
+    multiple of the heads (dim -3) of key and value, which serve equal groups of them. A row that
+    attends to nothing gives 0.
     """
     for name, x in (("query", query), ("key", key), ("value", value)):
         expect_tensor(NAME, name, x)
@@ -58,8 +59,12 @@ def scaled_dot_product_attention(
     if is_causal and attn_mask is not None:
         raise located(ArgumentError, f"{NAME}: expected attn_mask or is_causal, got both")
     if enable_gqa:
+        for x in (key, value):
+            _check_heads(query, x)
+    grouped = enable_gqa and not dropout_p and int(key.shape[-3]) == int(value.shape[-3])
+    if enable_gqa and not grouped:
         key, value = (_repeat_heads(query, x) for x in (key, value))
-    q, k, v = _one_batch(query, key, value)
+    q, k, v = _one_group(query, key, value) if grouped else _one_batch(query, key, value)
     factor = 1.0 / math.sqrt(int(query.shape[-1])) if scale is None else float(scale)
     if dropout_p:
         return _with_dropout(q, k, v, attn_mask, dropout_p, is_causal, factor)
@@ -69,7 +74,7 @@ def scaled_dot_product_attention(
     return out
 
 
-def _repeat_heads(query: Tensor, x: Tensor) -> Tensor:
+def _check_heads(query: Tensor, x: Tensor) -> None:
     if query.type.rank < 3 or x.type.rank < 3:
         got = f"got {query.type} and {x.type}"
         raise located(TypeCheckError, f"{NAME}: expected heads in dim -3, {got}")
@@ -79,7 +84,18 @@ def _repeat_heads(query: Tensor, x: Tensor) -> Tensor:
         raise located(
             TypeCheckError, f"{NAME}: expected query heads to be a multiple of key heads, {got}"
         )
+
+
+def _repeat_heads(query: Tensor, x: Tensor) -> Tensor:
+    many, few = int(query.shape[-3]), int(x.shape[-3])
     return x if many == few else rearrange.repeat_interleave(x, many // few, -3)
+
+
+def _one_group(query: Tensor, *others: Tensor) -> list[Tensor]:
+    """All with one batch, each with its own heads."""
+    tensors = (query, *others)
+    lead = common_shape(NAME, [t.type.with_shape(t.type.shape[:-3]) for t in tensors])
+    return [expand_to(NAME, t, (*lead, *t.type.shape[-3:])) for t in tensors]
 
 
 def _one_batch(*tensors: Tensor) -> list[Tensor]:

@@ -21,7 +21,7 @@ from typing import Any, final
 
 import numpy as np
 
-from vtc.ir.dims import Size
+from vtc.ir.dims import Size, floordiv
 from vtc.ir.op import Needs, Sample
 from vtc.ir.ops import draw
 from vtc.ir.ops.composite import (
@@ -36,6 +36,9 @@ from vtc.ir.ops.composite import (
 from vtc.ir.ops.expr import Expr, Exprs
 from vtc.ir.types import Array, TensorType, bool_, i64
 
+WIDEST = 256
+"""Columns of queries, keys and values up to which attention stays whole."""
+
 
 @dataclass(frozen=True)
 class Attention(Composite, abstract=True):
@@ -43,11 +46,17 @@ class Attention(Composite, abstract=True):
 
     Queries ``[.., T, D]``, keys ``[.., S, D]``, values ``[.., S, E]``; a mask broadcasts to
     ``[.., T, S]`` and says where to attend (bool) or is added to the scores. ``is_causal`` lets row
-    ``t`` attend to columns up to ``t``.
+    ``t`` attend to columns up to ``t``. The axis before these are heads, of which queries may have
+    a multiple of what keys and values have: head ``h`` reads keys and values ``h // group``.
     """
 
     is_causal: bool
     scale: float
+
+    def whole(self, *inputs: TensorType) -> bool:
+        """Rows of known size, and not too long for a block of them to stay in the cache."""
+        sizes = [x.shape[-1] for x in inputs[1:3]]
+        return all(isinstance(n, int) and n <= WIDEST for n in sizes)
 
     def check_operands(
         self, q: TensorType, k: TensorType, v: TensorType, masks: Sequence[TensorType]
@@ -55,9 +64,11 @@ class Attention(Composite, abstract=True):
         """TypeCheckError unless queries, keys, values and mask fit each other."""
         at_least(self, q, 2)
         one = q.dtype is k.dtype is v.dtype and q.rank == k.rank == v.rank
-        batch = one and q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
+        batch = one and q.shape[:-3] == k.shape[:-3] and k.shape[:-2] == v.shape[:-2]
         fits = batch and q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2]
         self.check(fits, f"expected [.., T, D], [.., S, D] and [.., S, E], got {q}, {k} and {v}")
+        grouped = q.shape[:-2] == k.shape[:-2] or (k.shape[-3] != 0 and group(q, k) is not None)
+        self.check(grouped, f"expected a multiple of the heads of keys in {q}, got {k} and {v}")
         for mask in masks:
             scores = q.with_shape((*q.shape[:-1], k.shape[-2]))
             kind = mask.dtype is bool_ or mask.dtype in as_precise(q.dtype)
@@ -65,7 +76,9 @@ class Attention(Composite, abstract=True):
             self.check(broadcasts, f"expected a mask, bool or added, for {scores}, got {mask}")
 
     def scores(self, q: Expr, k: Expr, masks: Sequence[Expr]) -> Expr:
-        """Scaled and masked scores ``[.., T, S]``; ``-inf`` where not attended."""
+        """Scaled and masked scores ``[.., T, S]`` of keys that are repeated; ``-inf`` where not
+        attended.
+        """
         s = q.matmul(k, transpose_y=True) * self.scale
         rank = s.rank
         for mask in masks:
@@ -98,6 +111,7 @@ class ScaledDotProductAttention(Attention):
         if k.shape[-2] == 0:
             empty = q.full(rows, -math.inf, q.dtype.accumulate)
             return q.full((*rows, v.shape[-1]), 0.0), empty
+        k, v = (_repeated(x, q) for x in (k, v))
         s = self.scores(q, k, masks)
         last = (s.rank - 1,)
         top = s.max(last)
@@ -152,6 +166,10 @@ class AttentionGradient(Attention):
     to_mask: bool = False
     arity = (6, 7)
 
+    def whole(self, *inputs: TensorType) -> bool:
+        """Not with the cotangent of a mask: it is a sum over what the mask is broadcast along."""
+        return not self.to_mask and super().whole(*inputs)
+
     def accept(
         self,
         q: TensorType,
@@ -172,7 +190,9 @@ class AttentionGradient(Attention):
         self.check(added or not self.to_mask, "expected a mask that is added, to differentiate it")
 
     def decompose(self, *inputs: Expr) -> tuple[Expr, ...]:
-        q, k, v, g, lse, delta, *masks = inputs
+        q, *pair, g, lse, delta = inputs[:6]
+        masks = inputs[6:]
+        k, v = (_repeated(x, q) for x in pair)
         s = self.scores(q, k, masks)
         last = (s.rank - 1,)
         lse, delta = lse.cast(q.dtype), delta.cast(q.dtype)
@@ -181,8 +201,8 @@ class AttentionGradient(Attention):
         p = (s - lse.expand_like(s, last)).exp()
         ds = p * (g.matmul(v, transpose_y=True) - delta.expand_like(s, last))
         dq = ds.matmul(k) * self.scale
-        dk = ds.matmul(q, transpose_x=True) * self.scale
-        dv = p.matmul(g, transpose_x=True)
+        dk = _summed(ds.matmul(q, transpose_x=True) * self.scale, pair[0])
+        dv = _summed(p.matmul(g, transpose_x=True), pair[1])
         to_mask = [_sum_to(ds, masks[0].shape).cast(masks[0].dtype)] if self.to_mask else []
         return dq, dk, dv, *to_mask
 
@@ -237,6 +257,35 @@ class Rotary(Composite):
         yield Sample(cls(), (draw.normal(rng, 2, 5, 3, 4), np.cos(angle), np.sin(angle)))
 
 
+def group(q: TensorType, k: TensorType) -> Size | None:
+    """How many heads of ``q`` share one of ``k``; None unless they all share one evenly."""
+    if q.rank < 3:
+        return 1
+    many, few = q.shape[-3], k.shape[-3]
+    count = floordiv(many, few)
+    return count if count * few == many else None
+
+
+def _repeated(x: Expr, q: Expr) -> Expr:
+    """Keys or values ``x``, each head as often as it is shared."""
+    if x.shape[:-2] == q.shape[:-2]:
+        return x
+    count = group(q.tensor, x.tensor)
+    assert count is not None
+    heads = x.rank - 3
+    wide = x.expand((heads + 1,), (count,))
+    return wide.reshape((*q.shape[:-2], *x.shape[-2:]))
+
+
+def _summed(x: Expr, like: Expr) -> Expr:
+    """Undo :func:`_repeated`."""
+    if x.shape == like.shape:
+        return x
+    heads = x.rank - 3
+    count = floordiv(x.shape[heads], like.shape[heads])
+    return x.reshape((*like.shape[:-2], count, *like.shape[-2:])).sum((heads + 1,))
+
+
 def _broadcasts(shape: Sequence[Size], to: Sequence[Size]) -> bool:
     if len(shape) > len(to):
         return False
@@ -259,11 +308,12 @@ def _part(x: Expr, start: Size, stop: Size) -> Expr:
 def _cases(rng: np.random.Generator) -> Iterator[Any]:
     """Whether causal, then queries, keys, values and perhaps a mask."""
 
-    def operands(*batch: int, t: int, s: int) -> tuple[Array, Array, Array]:
+    def operands(*batch: int, t: int, s: int, shared: int = 1) -> tuple[Array, Array, Array]:
+        few = (*batch[:-1], batch[-1] // shared) if batch else ()
         return (
             draw.normal(rng, *batch, t, 3),
-            draw.normal(rng, *batch, s, 3),
-            draw.normal(rng, *batch, s, 2),
+            draw.normal(rng, *few, s, 3),
+            draw.normal(rng, *few, s, 2),
         )
 
     yield False, *operands(t=3, s=4)
@@ -275,3 +325,5 @@ def _cases(rng: np.random.Generator) -> Iterator[Any]:
     yield False, *operands(2, t=3, s=4), attend
     yield True, *operands(2, t=3, s=4), draw.normal(rng, 3, 1)
     yield False, *operands(2, t=3, s=4), draw.normal(rng, 2, 1, 4)
+    yield True, *operands(2, 4, t=3, s=2, shared=2)
+    yield False, *operands(3, t=2, s=3, shared=3), draw.normal(rng, 3, 1, 3)

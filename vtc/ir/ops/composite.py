@@ -46,6 +46,12 @@ class Composite(Op, abstract=True):
     def decompose(self, *inputs: Expr) -> Results:
         """The value in terms of other ops, in the dtype of the inputs."""
 
+    def whole(self, *inputs: TensorType) -> bool:
+        """Whether a target that keeps this op has a kernel for ``inputs``; else it is spelled
+        out.
+        """
+        return True
+
     def expand(self, *inputs: Expr) -> Results:
         """``decompose`` in the accumulation dtype, with the casts around it."""
         out = self.decompose(*map(wide, inputs))
