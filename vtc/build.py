@@ -6,11 +6,13 @@
     built.stages["fused"]                # the program at each stage
 
 Where kernels cannot be made (no C compiler, a dtype C does not have) NumPy evaluates the program
-instead, and a warning says so once. Equal programs are built once per process.
+instead, and a warning says so once. Equal programs are built once per process; plans and libraries
+are kept on disk for the next one.
 """
 
 from __future__ import annotations
 
+import ctypes
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,16 +26,19 @@ import numpy as np
 
 from vtc.codegen.c import Compiler, compile_plan, compile_pool, find_compiler, generate
 from vtc.config import config
-from vtc.errors import ArgumentError, CodegenError, VtcWarning
-from vtc.ir.evaluate import evaluate
+from vtc.errors import ArgumentError, CodegenError, ParseError, RunError, VtcWarning
+from vtc.ir.evaluate import bind, evaluate
 from vtc.ir.graph import Loc, Program
-from vtc.ir.plan import Plan
+from vtc.ir.plan import Plan, from_json, to_json
 from vtc.ir.text import show
 from vtc.ir.types import Array
 from vtc.passes import PIPELINE
-from vtc.passes.pipeline import Context, Step, run
-from vtc.runtime.cache import Store
-from vtc.runtime.cpu import load
+from vtc.passes.cost import value
+from vtc.passes.explain import explain
+from vtc.passes.memory import largest
+from vtc.passes.pipeline import Context, Stages, run
+from vtc.runtime.cache import Store, digest
+from vtc.runtime.cpu import Entry, load
 from vtc.runtime.executable import Executable
 from vtc.runtime.threads import pool
 
@@ -57,19 +62,41 @@ class Built:
 
     program: Program
     stages: Mapping[str, Program]
+    context: Context
     seconds: Mapping[str, float]
     executable: Runnable
     plan: Plan | None
     fallback: str = ""
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """The outputs; inputs that the program overwrites change in place."""
-        return self.executable.run(inputs)
+        """The outputs; inputs that the program overwrites change in place. RunError where there is
+        not enough memory.
+        """
+        try:
+            return self.executable.run(inputs)
+        except MemoryError as error:
+            raise self.out_of_memory(inputs, error) from error
+
+    def out_of_memory(self, inputs: Sequence[Array], error: MemoryError) -> RunError:
+        """What to say when a call with ``inputs`` met ``error``."""
+        bound = bind(self.program.entry.params, [a.shape for a in inputs])
+        sizes = {name: n for name, n in bound.items() if isinstance(n, int)}
+        first = f"{self.program.entry.name}: expected enough memory, got MemoryError: {error}"
+        if self.plan is None:
+            return RunError(first)
+        arena = value(self.plan.arena, sizes)
+        held = [f"    {v}" for v in largest(self.stages["planned"], sizes)]
+        what = f"  its arena takes {arena:,} bytes" + (", most of them for" if held else "")
+        return RunError("\n".join([first, what, *held]))
 
     @property
     def kernels(self) -> int:
         """Distinct kernels."""
         return len(self.plan.kernels) if self.plan else 0
+
+    def explain(self) -> str:
+        """What moves through memory, kernel by kernel, and why things did or did not fuse."""
+        return explain(self.stages, PIPELINE, self.context)
 
     def describe(self) -> str:
         """What it became and where the time to build it went, on one line."""
@@ -124,26 +151,80 @@ def _built(
     program: Program, places: Places, context: Context, compiler: Compiler | None, cache: Path
 ) -> Built:
     del places  # part of the key: errors of a build name the lines of its own program
-    stages: dict[str, Program] = {}
     clock = _Clock()
-
-    def observe(step: Step) -> None:
-        stages[step.stage] = step.after
-        clock.add(step.stage, step.seconds)
-
-    planned = run(program, PIPELINE, context, observe=observe)
+    stages = Stages(program, PIPELINE, context, lambda step: clock.add(step.stage, step.seconds))
     try:
         if compiler is None:
             raise CodegenError("expected a C compiler, found none: set CC or install vtc[cc]")
-        plan = clock("generate", lambda: generate(planned, context.target))
+        store = _store(cache)
+        plan = _plan(program, stages, context, store, clock)
     except CodegenError as error:
         _say_once(str(error))
         evaluated = _Evaluated(stages["joint"])
-        return Built(program, stages, clock.seconds, evaluated, None, str(error))
-    library = clock("compile", lambda: compile_plan(plan, compiler, _store(cache)))
-    entry = clock("load", lambda: load(library))
-    threads = clock("load", lambda: pool(lambda: compile_pool(compiler, _store(cache))))
-    return Built(program, stages, clock.seconds, Executable(plan, entry, threads), plan)
+        return Built(program, stages, context, clock.seconds, evaluated, None, str(error))
+    entry = _entry(plan, compiler, store, clock)
+    threads = clock("load", lambda: _threads(compiler, store))
+    return Built(program, stages, context, clock.seconds, Executable(plan, entry, threads), plan)
+
+
+def _plan(program: Program, stages: Stages, context: Context, store: Store, clock: _Clock) -> Plan:
+    """The plan of ``program``: that of an earlier process, unless the compiler has changed.
+
+    Under ``VTC_CHECK=2`` the passes run all the same, since that is what is to be checked.
+    """
+    key = clock("find", lambda: digest("plan", *_facts(context), show(program, loc=True)))
+    if config().check == 2:
+        stages["planned"]
+    found = store.find(key)
+    if found is not None:
+        try:
+            return clock("find", lambda: from_json(found.read_text("utf-8")))
+        except (OSError, ParseError):
+            store.drop(found)
+    planned = stages["planned"]
+    plan = clock("generate", lambda: generate(planned, context.target))
+    store.put(key, to_json(plan).encode(), ".json")
+    return plan
+
+
+def _facts(context: Context) -> tuple[str, ...]:
+    """What a plan depends on besides the program."""
+    target = context.target
+    keeps = " ".join(sorted(target.keeps))
+    return _sources(), target.name, target.kind, keeps, str(target.vector), str(context.options)
+
+
+@lru_cache(1)
+def _sources() -> str:
+    """The code that makes plans."""
+    root = Path(__file__).parent
+    files = sorted(p for part in ("ir", "passes", "codegen") for p in (root / part).rglob("*.*"))
+    kinds = (".py", ".jinja")
+    return digest(*(p.read_text("utf-8") for p in files if p.suffix in kinds))
+
+
+def _entry(plan: Plan, compiler: Compiler, store: Store, clock: _Clock) -> Entry:
+    """The entry of the library of ``plan``; a stored one that cannot be loaded is made again."""
+    library = clock("compile", lambda: compile_plan(plan, compiler, store))
+    try:
+        return clock("load", lambda: load(library))
+    except RunError:
+        store.drop(library)
+    library = clock("compile", lambda: compile_plan(plan, compiler, store))
+    return clock("load", lambda: load(library))
+
+
+def _threads(compiler: Compiler, store: Store) -> ctypes.c_void_p:
+    """The pool of this process; a stored library that cannot be loaded is made again."""
+
+    def library() -> Path:
+        return compile_pool(compiler, store)
+
+    try:
+        return pool(library)
+    except RunError:
+        store.drop(library())
+    return pool(library)
 
 
 @final

@@ -7,6 +7,7 @@
 * ``VTC_DUMP``: a folder to write every stage, kernel and plan into; by default nothing is written.
 * ``VTC_NUM_THREADS``: threads that a kernel may run on; default one per core this process may use.
 * ``VTC_CACHE_SIZE``: compiled entries kept per function; default 64.
+* ``VTC_COMPILE_TIMEOUT``: seconds that the C compiler may take for one kernel; default 600.
 
 The environment is read once, at the first :func:`config`; an empty variable counts as unset::
 
@@ -27,6 +28,8 @@ from vtc.errors import ConfigError
 
 Check = Literal[0, 1, 2]
 MOST_THREADS = 1024
+LONGEST = 1e6
+"""Seconds beyond which a timeout is a mistake."""
 
 
 @final
@@ -40,6 +43,7 @@ class Config:
     dump: Path | None
     cache_size: int
     num_threads: int
+    compile_timeout: float
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Config:
@@ -51,6 +55,7 @@ class Config:
             dump=_path(environment, "VTC_DUMP"),
             cache_size=_positive(environment, "VTC_CACHE_SIZE") or 64,
             num_threads=_threads(environment, "VTC_NUM_THREADS"),
+            compile_timeout=_seconds(environment, "VTC_COMPILE_TIMEOUT") or 600.0,
         )
 
 
@@ -63,6 +68,7 @@ class Fields(TypedDict, total=False):
     dump: Path | None
     cache_size: int
     num_threads: int
+    compile_timeout: float
 
 
 _current: Config | None = None
@@ -74,6 +80,13 @@ def config() -> Config:
     if _current is None:
         _current = Config.read(os.environ)
     return _current
+
+
+def cores() -> int:
+    """The cores this process may run on, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager
@@ -124,11 +137,17 @@ def _threads(environment: Mapping[str, str], name: str) -> int:
     asked = _positive(environment, name)
     if asked is not None and asked > MOST_THREADS:
         raise ConfigError(f"{name}: expected at most {MOST_THREADS}, got {asked}")
-    return asked or min(_cores(), MOST_THREADS)
+    return asked or min(cores(), MOST_THREADS)
 
 
-def _cores() -> int:
-    """Those this process may run on, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _seconds(environment: Mapping[str, str], name: str) -> float | None:
+    text = environment.get(name)
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < LONGEST:
+        raise ConfigError(f"{name}: expected a positive number of seconds, got {text!r}")
+    return seconds

@@ -9,8 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtc.runtime import buffer
-from vtc.runtime.buffer import ALIGNMENT, SMALL, address, aligned, cached_bytes, empty, size_class
-from vtc.runtime.lease import Claims, Pool
+from vtc.runtime.buffer import (
+    ALIGNMENT,
+    SMALL,
+    address,
+    aligned,
+    cached_bytes,
+    empty,
+    size_class,
+    spares,
+)
+from vtc.runtime.lease import Claim, Claims, Pool
 
 F32 = np.dtype(np.float32)
 SHAPE = (64, 64)
@@ -76,6 +85,21 @@ def test_small_arrays_have_their_shape(shape):
     assert cached_bytes() == 0
 
 
+@pytest.mark.parametrize(
+    "shape", [(), (0,), (0, 4), (1,), (3,), (2, 3, 4), (256,), (257,), (64, 64)]
+)
+def test_spare_arrays_are_as_others_and_apart(shape):
+    spare, taken = [], []
+    for _ in range(2 * buffer.PAGE // ALIGNMENT):
+        taken.append(spare.pop() if spare else spares(spare, shape, F32, empty(shape, F32).nbytes))
+    for k, (x, place) in enumerate(taken):
+        assert (x.shape, x.dtype, address(x)) == (shape, F32, place)
+        assert x.flags.carray
+        assert place % ALIGNMENT == 0 or not shape
+        x.fill(k)
+    assert all((x == k).all() for k, (x, _) in enumerate(taken))
+
+
 def test_free_memory_is_counted_and_bounded(monkeypatch):
     monkeypatch.setattr(buffer, "KEPT", 3 << 20)
     arrays = [empty((1 << 20,), np.dtype(np.uint8)) for _ in range(5)]
@@ -130,18 +154,39 @@ def test_threads_get_different_memory():
     assert not failures
 
 
+class Thing:
+    """Can be referenced weakly, as all that a pool lends."""
+
+
 def test_a_pool_lends_the_last_returned_first():
-    made = iter(range(10))
-    pool = Pool(lambda: next(made), 3)
+    made = []
+    pool = Pool(lambda: made.append(Thing()) or made[-1], 3)
     a, b = pool.take(), pool.take()
     pool.give_back(a)
     pool.give_back(b)
-    assert pool.take() == b
-    assert (a, b) == (0, 1)
+    assert pool.take() is b
+    assert made == [a, b]
+
+
+def test_what_a_pool_lent_and_is_lost_makes_room():
+    pool = Pool(Thing, 1)
+    first = id(pool.take())  # and nobody gives it back
+    assert pool.take() is not None
+    assert first
+
+    held = pool.take()
+    got = []
+    waiting = threading.Thread(target=lambda: got.append(pool.take()))
+    waiting.start()
+    while not pool.waiting:
+        pass
+    del held
+    waiting.join()
+    assert len(got) == 1
 
 
 def test_a_pool_never_makes_more_than_its_limit():
-    pool = Pool(object, 2)
+    pool = Pool(Thing, 2)
     seen, out = set(), []
 
     def work():
@@ -177,12 +222,13 @@ def test_claims_exclude_each_other():
 
     def work(mine):
         for _ in range(300):
-            claims.take(mine)
+            claim = Claim(mine)
+            claims.take(claim)
             if not holders.isdisjoint(mine):
                 failures.append(mine)
             holders.update(mine)
             holders.difference_update(mine)
-            claims.give_back(mine)
+            claims.give_back(claim)
 
     sets = [frozenset(s) for s in ({1, 2}, {2, 3}, {3, 1}, {4}, {1, 2, 3, 4})]
     threads = [threading.Thread(target=work, args=(s,)) for s in sets]
@@ -191,3 +237,32 @@ def test_claims_exclude_each_other():
     for t in threads:
         t.join()
     assert not failures
+
+
+def test_a_claim_ends_with_its_life():
+    claims = Claims()
+    lost = Claim(frozenset({1}))
+    claims.take(lost)
+    got = []
+
+    def work():
+        claim = Claim(frozenset({1, 2}))
+        claims.take(claim)
+        got.append(claim)
+
+    waiting = threading.Thread(target=work)
+    waiting.start()
+    del lost
+    waiting.join()
+    assert len(got) == 1
+
+
+def test_a_claim_that_was_never_taken_can_be_given_back():
+    claims = Claims()
+    mine = frozenset({1})
+    held = Claim(mine)
+    claims.take(held)
+    claims.give_back(Claim(mine))
+    assert claims._taken(mine)
+    claims.give_back(held)
+    assert not claims._taken(mine)

@@ -2,13 +2,16 @@
 
 import multiprocessing
 import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
-import warnings
+from pathlib import Path
 
 import pytest
 
-from vtc.errors import CacheError, VtcWarning
+from vtc.errors import VtcWarning
 from vtc.runtime import cache
 from vtc.runtime.cache import Store, digest
 
@@ -86,33 +89,6 @@ def test_an_error_of_the_maker_is_its_own(tmp_path):
     assert store.root == tmp_path
 
 
-def full(path, content):
-    raise OSError(28, "No space left on device")
-
-
-def test_a_full_disk_moves_the_cache(tmp_path, monkeypatch):
-    store = Store(tmp_path)
-    real = Store._write
-
-    def write(self, path, content):
-        full(path, content) if self.root == tmp_path else real(self, path, content)
-
-    monkeypatch.setattr(Store, "_write", write)
-    with pytest.warns(VtcWarning, match="No space left"):
-        path = store.put(KEY, b"code")
-    assert path.read_bytes() == b"code"
-    assert tmp_path not in path.parents
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert Store(tmp_path).find(KEY) == path  # said once, and shared
-
-
-def test_no_place_at_all_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(Store, "_write", lambda self, path, content: full(path, content))
-    with pytest.warns(VtcWarning), pytest.raises(CacheError, match="expected to write to"):
-        Store(tmp_path).put(KEY, b"code")
-
-
 def test_a_root_that_cannot_be_made_moves_the_cache(tmp_path):
     (tmp_path / "file").write_text("in the way")
     store = Store(tmp_path / "file" / "vtc")
@@ -121,11 +97,106 @@ def test_a_root_that_cannot_be_made_moves_the_cache(tmp_path):
     assert path.read_bytes() == b"code"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_read_only_root_moves_the_cache(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.warns(VtcWarning, match="Permission denied"):
-        Store(tmp_path).put(KEY, b"code")
+SAID_ONCE = """
+import pathlib, sys, threading, warnings
+from vtc.runtime.cache import Store, digest
+warnings.simplefilter("always")
+root = pathlib.Path(sys.argv[1])
+gate = threading.Barrier(4)
+found = []
+def put(k, store):
+    gate.wait()
+    found.append(store.put(digest(str(k)), b"code " * 4096, ".so"))
+one = Store(root)
+threads = [threading.Thread(target=put, args=(k, one if k < 2 else Store(root))) for k in range(4)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(*found)
+assert Store(root).find(digest("0")) and one.find(digest("3"))
+"""
+
+
+def in_new_process(code, *arguments, before=()):
+    command = [*before, sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def mounted(folder, options, *, then=""):
+    """What runs a command where ``folder`` is a file system with ``options``."""
+    script = f'mount {options} "$0" && {then or "true"} && exec "$@"'
+    return ["unshare", "-Urm", "sh", "-c", script, str(folder)]
+
+
+CANNOT_MOUNT = (
+    subprocess.run(
+        [*mounted("/mnt", "-t tmpfs none"), "true"], capture_output=True, check=False
+    ).returncode
+    if shutil.which("unshare")
+    else 1
+)
+needs_mount = pytest.mark.skipif(CANNOT_MOUNT != 0, reason="no file system can be mounted")
+
+
+@needs_mount
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("-t tmpfs -o ro none", "Read-only file system"),
+        ("-t tmpfs -o size=4k none", "No space left"),
+    ],
+)
+def test_a_disk_that_takes_nothing_moves_the_cache_and_says_so_once(tmp_path, options, why):
+    done = in_new_process(SAID_ONCE, tmp_path, before=mounted(tmp_path, options))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("VtcWarning: cache: expected to write to") == 1
+    assert why in done.stderr
+    paths = [Path(line) for line in done.stdout.split()]
+    assert len({p.parents[2] for p in paths}) == 1  # one folder for all
+    assert tmp_path not in paths[0].parents
+    assert not paths[0].parents[2].exists()  # it went with the process
+
+
+NOWHERE = """
+import pathlib, resource, signal, sys
+from vtc.errors import CacheError
+from vtc.runtime.cache import Store, digest
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for k in range(2):
+    try:
+        Store(pathlib.Path(sys.argv[1])).put(digest(str(k)), b"code" * 1000)
+    except CacheError as error:
+        print(error)
+"""
+
+
+def test_no_place_at_all_is_an_error(tmp_path):
+    done = in_new_process(NOWHERE, tmp_path)
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert first.startswith("cache: expected to write to ")
+    assert "File too large" in first
+    assert done.stderr.count("VtcWarning") == 1
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_a_kept_file_serves_from_a_folder_that_cannot_be_written(tmp_path):
+    kept = Store(tmp_path).put(KEY, b"code")
+    (tmp_path / "partial").rmdir()
+    (tmp_path / "partial").write_text("in the way")
+    store = Store(tmp_path)
+    with pytest.warns(VtcWarning, match="expected to write to"):
+        other = store.put(digest("other"), b"more")
+    assert tmp_path not in other.parents
+    assert store.find(KEY) == kept
+
+
+def test_what_is_dropped_is_made_again(tmp_path):
+    store = Store(tmp_path)
+    path = store.put(KEY, b"code")
+    store.drop(path)
+    assert store.find(KEY) is None
+    assert store.make(KEY, lambda p: p.write_bytes(b"code") and None) == path
+    assert store.find(KEY) == path
 
 
 def test_leftovers_of_killed_writers_go(tmp_path):

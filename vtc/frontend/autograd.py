@@ -9,6 +9,7 @@ view is differentiated too.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,6 +38,24 @@ class Differentiable(Protocol):
 
     def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Any]:
         """The cotangents of the inputs."""
+
+
+class Segment(Protocol):
+    """A checkpointed segment of the tape: it forgets what its records saved, and can fill it in."""
+
+    @property
+    def outer(self) -> Segment | None:
+        """The segment this one lies in."""
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether it must be filled before its records are read."""
+
+    def fill(self) -> None:
+        """Compute what the records saved again."""
+
+    def drop(self) -> None:
+        """Forget it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -68,6 +87,7 @@ class Record:
     loc: Loc | None = None
     freed: bool = False
     several: tuple[Tensor, ...] = ()
+    segment: Segment | None = None
     order: int = field(default_factory=lambda: next(_sequence))
 
     def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Any]:
@@ -124,6 +144,15 @@ def restore(saved: Saved) -> Tensor:
     return x
 
 
+class _Running(threading.local):
+    def __init__(self) -> None:
+        self.segment: Any = None
+
+
+running = _Running()
+"""The checkpointed segment that runs on this thread."""
+
+
 class Engine:
     """Records while eager code runs; sweeps at ``backward``."""
 
@@ -153,6 +182,7 @@ class Engine:
         if isinstance(out, tuple):
             whole = Record(op, saved, Saved(TupleType(tuple(o.type for o in out))), loc=user_loc())
             whole.several = out
+            self._collect(whole)
             for i, o in enumerate(out):
                 self._attach(
                     o,
@@ -168,7 +198,13 @@ class Engine:
             out.type, out._array, out._storage, out._storage.version if out._storage else 0
         )
 
+    def _collect(self, record: Record) -> None:
+        if running.segment is not None:
+            record.segment = running.segment
+            running.segment.records.append(record)
+
     def _attach(self, out: Tensor, record: Record) -> None:
+        self._collect(record)
         if out.dtype.kind in ("float", "complex"):
             out._record = record
             record.out.record = None
@@ -183,7 +219,12 @@ class Engine:
         if not isinstance(op, StopGradient) and (
             self.record_of(parent) is not None or parent._requires
         ):
+            segment, running.segment = (
+                running.segment,
+                None,
+            )  # a view that is older is no step of the segment
             self.record(op, (self.save(parent),), x)
+            running.segment = segment
         x._stamp = x._storage.writes
         made: Record | None = x._record
         return made
@@ -199,6 +240,8 @@ class Engine:
 
     def written(self, x: Tensor, value: Tensor) -> None:
         """``x`` becomes ``value``: its history becomes ``value``'s, and its base's follows."""
+        if running.segment is not None:
+            running.segment.writing(x)
         if not state.grad or not (x.requires_grad or value.requires_grad):
             return
         root = x
@@ -298,8 +341,8 @@ class Engine:
                 f"backward: expected a gradient of type {x.type}, got {gradient.type}",
             )
         values: dict[object, Any] = {s.key: s for r in tape for s in r.inputs}
-        for r in tape:
-            values[r] = r.several or r.out
+        values.update({r: r for r in tape})
+        opened = _Opened()
         steps: Sequence[Any] = tape  # each record is the op that gives gradients of its own reads
         entries: list[Entry[Any]] = [
             Entry(r, r, tuple(s.key for s in r.inputs), r.index) for r in steps
@@ -313,14 +356,20 @@ class Engine:
                 {start: Expr(BUILDER, seed)},
                 list(wrt),
                 lambda k: Expr(BUILDER, self._value(k, values)),
+                lambda e, _: opened.enter(e.output.segment),
             )
-            return {k: self._dense(e.value) for k, e in found.items()}
+            dense = {k: self._dense(e.value) for k, e in found.items()}
+        opened.enter(None)
+        return dense
 
     def _value(self, key: Any, values: dict[object, Any]) -> Any:
         value = values[key]
-        if isinstance(key, Record) and isinstance(value, Saved):
-            return Saved(value.type, value.array, value.storage, value.version, key)
-        return value
+        if not isinstance(value, Record):
+            return value
+        if value.several:
+            return value.several
+        out = value.out
+        return Saved(out.type, out.array, out.storage, out.version, value)
 
     def _dense(self, g: Any) -> Tensor:
         return restore(g).clone() if isinstance(g, Saved) else g
@@ -328,9 +377,30 @@ class Engine:
     def free(self, tape: Sequence[Record]) -> None:
         """Drop what the records saved."""
         for r in tape:
-            r.freed = True
+            r.freed, r.segment = True, None
             for s in r.inputs:
                 s.array = s.storage = None
+
+
+class _Opened:
+    """The checkpointed segments that a sweep is in, filled; those it leaves forget again."""
+
+    def __init__(self) -> None:
+        self.segments: list[Segment] = []
+
+    def enter(self, segment: Segment | None) -> None:
+        """The sweep reads a record of ``segment`` now."""
+        wanted: list[Segment] = []
+        while segment is not None:
+            wanted.insert(0, segment)
+            segment = segment.outer
+        while self.segments and self.segments != wanted[: len(self.segments)]:
+            self.segments.pop().drop()
+        for p in wanted[len(self.segments) :]:
+            if not p.forgotten:
+                return  # it runs still
+            p.fill()
+            self.segments.append(p)
 
 
 ENGINE = Engine()

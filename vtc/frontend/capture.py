@@ -14,6 +14,7 @@ from typing import Any
 
 from vtc.errors import CaptureError, GradientError, VersionError
 from vtc.frontend import dispatch
+from vtc.frontend.borders import Borders
 from vtc.frontend.dispatch import Rest, Result, state
 from vtc.frontend.inputs import Cell, GradSlot, Input, Restart, Source, base_of, layout
 from vtc.frontend.naming import Names, Site, site
@@ -38,6 +39,7 @@ class Capture:
     grads: dict[int, GradSlot] = field(default_factory=dict)
     named: dict[int, str] = field(default_factory=dict)
     sites: dict[Node, Site] = field(default_factory=dict)
+    borders: Borders = field(default_factory=Borders)
 
     def __post_init__(self) -> None:
         self.cells: dict[int, Cell] = {}
@@ -59,6 +61,13 @@ class Capture:
 
     def apply(self, op: Op, *inputs: Node, hint: str = "") -> Node:
         """Record ``op`` on nodes."""
+        if self.borders.count and not isinstance(op, Gradient | Item):
+            inputs = tuple([self.borders.across(i, self._record) for i in inputs])
+        node = self._record(op, *inputs, hint=hint)
+        self.borders.place(node)
+        return node
+
+    def _record(self, op: Op, *inputs: Node, hint: str = "") -> Node:
         node = self.builder.apply(op, *inputs, hint=hint, loc=user_loc())
         if any([i in self.hot for i in inputs]) and not isinstance(op, StopGradient):
             self.hot.add(node)

@@ -16,7 +16,7 @@ import numpy as np
 from vtc.build import Built, compile_program, stage_program
 from vtc.errors import GradientError
 from vtc.frontend import dispatch
-from vtc.frontend.autograd import BUILDER, ENGINE, Saved, restore
+from vtc.frontend.autograd import BUILDER, ENGINE, Saved, restore, running
 from vtc.frontend.inputs import KEPT, Source, base_of, layout
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor, concrete_tensor
@@ -41,7 +41,7 @@ class Entry:
     backward: Built | None = None
     pair: Pair | None = None
     calls: int = 0
-    closures: tuple[int, ...] = field(init=False)
+    closures: frozenset[int] = field(init=False)
     overwritten: tuple[tuple[int, int], ...] = field(init=False)
     made: tuple[Made, ...] = field(init=False)
     pinned: frozenset[int] = field(init=False)
@@ -51,11 +51,8 @@ class Entry:
     """Results whose memory backward reads."""
 
     def __post_init__(self) -> None:
-        self.closures = tuple(
-            id(s.tensor._storage)
-            for s in self.traced.sources
-            if s.kind == "tensor" and s.tensor is not None
-        )
+        held = [s.tensor for s in self.traced.sources if s.kind == "tensor"]
+        self.closures = frozenset([id(x._storage) for x in held if x is not None])
         facts = self.traced.program.facts
         self.overwritten = tuple(
             (k, f.overwritten) for k, f in enumerate(facts) if f.overwritten is not None
@@ -75,7 +72,7 @@ class Entry:
 
     def miss(self, leaves: Sequence[Any]) -> str | None:
         """Why this entry cannot serve the call, or None. Argument types were compared before."""
-        if (why := self.traced.guards.miss()) is not None:
+        if not self.traced.guards.hold() and (why := self.traced.guards.miss()) is not None:
             return why
         for g in self.traced.grads:
             if (self.tensor_of(g.owner, leaves)._grad is not None) is not g.had:
@@ -141,11 +138,14 @@ class Entry:
             self.tensor_of(owner, leaves).requires_grad_(requires)
         saved_inputs = [ENGINE.save(self.tensor_of(s, leaves)) for s in traced.wrt]
         arrays = [self.fetch(s, leaves) for s in traced.sources]
-        outs = self.forward.run(arrays)
-        for k, _ in self.overwritten:
+        if running.segment is not None:
+            for k, _ in self.overwritten:
+                running.segment.writing(self.tensor_of(traced.sources[k], leaves))
+        for k, _ in self.overwritten:  # before the call: it may be interrupted when it has written
             storage = self.tensor_of(traced.sources[k], leaves)._storage
             if storage is not None:
                 storage.version += 1
+        outs = self.forward.run(arrays)
         made = {p.output: concrete_tensor(outs[p.output]) for p in self.made}
         if self.backward is not None:
             self.attach(saved_inputs, leaves, arrays, outs, made)

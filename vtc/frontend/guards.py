@@ -4,7 +4,7 @@ While user code is traced a profile hook collects the functions it enters. The g
 names, the cells and defaults of those functions, and every container and object found from there
 are watched: each one alone, by its direct parts. Attributes of classes and of Python modules are
 watched by the names that the code mentions. What cannot change without the process-wide epoch
-moving (Modules, and whether a tensor requires grad) is compared only when it has.
+moving (Modules; the types of tensors, and whether they require grad) is compared only when it has.
 """
 
 from __future__ import annotations
@@ -12,18 +12,14 @@ from __future__ import annotations
 import argparse
 import builtins
 import dis
-import enum
 import gc
 import sys
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from types import (
-    CellType,
     CodeType,
-    EllipsisType,
     FrameType,
     FunctionType,
     MethodType,
@@ -35,41 +31,14 @@ from typing import Any, Literal
 import numpy as np
 
 from vtc.frontend.dispatch import epoch
+from vtc.frontend.parts import MISSING, PLAIN, SEQUENCES, Parts, parts_of, same
+from vtc.frontend.reads import Reads
 from vtc.frontend.tensor import Tensor
-from vtc.ir.dims import Dim
-from vtc.ir.types import DType
-from vtc.runtime.device import Device
 
-Parts = tuple[tuple[object, ...], tuple[object, ...]]
-PLAIN = (
-    int, float, str, bytes, bool, complex, type(None), range, EllipsisType, DType, Device, Dim,
-    enum.Enum,
-)  # fmt: skip
-SEQUENCES = (list, tuple, deque, set, frozenset)
 NAMESPACES = (SimpleNamespace, argparse.Namespace)
 SMALL = 1 << 16
 """Bytes of a NumPy array that is watched by its content; a larger one is watched by identity."""
 ProfileEvent = Literal["call", "return", "c_call", "c_return", "c_exception"]
-
-
-class _Missing:
-    """What a name that is not bound is bound to."""
-
-
-MISSING = _Missing()
-
-
-def same(old: object, new: object) -> bool:
-    """Whether code that read ``old`` would do the same with ``new``."""
-    if old is new:
-        return True
-    if type(old) is not type(new):
-        return False
-    if isinstance(old, (float, complex)):
-        return repr(old) == repr(new)  # tells -0.0 from 0.0; a NaN is a NaN
-    if isinstance(old, tuple) and isinstance(new, tuple):
-        return len(old) == len(new) and all(map(same, old, new))
-    return isinstance(old, PLAIN) and old == new
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +86,31 @@ class Guards:
     light: list[Watch] = field(default_factory=list)
     heavy: list[Watch] = field(default_factory=list)
     epoch: int = -1
+    reads: Reads | None = None
+    """``bindings`` and ``light``, and ``rare`` what is ``heavy``, made when a call first asks."""
+    rare: Reads | None = None
+
+    def hold(self) -> bool:
+        """Whether :meth:`miss` has nothing to say; quick where it has not."""
+        now = epoch()  # before comparing, as in ``miss``
+        if self.reads is None or self.rare is None:
+            return self._read()
+        if not self.reads.hold() or (self.epoch != now and not self.rare.hold()):
+            return self.miss() is None
+        self.epoch = now
+        return True
+
+    def _read(self) -> bool:
+        """Make the reads, between two looks at what they read."""
+        if self.miss() is not None:
+            return False
+        names = [(b.space, b.name, b.value) for b in self.bindings]
+        reads = Reads(names, [w.value for w in self.light])
+        rare = Reads((), [w.value for w in self.heavy])
+        if self.miss() is not None:
+            return False
+        self.reads, self.rare = reads, rare
+        return True
 
     def miss(self) -> str | None:
         """Why the guards do not hold, or None."""
@@ -133,56 +127,6 @@ class Guards:
                     return why
             self.epoch = now
         return None
-
-
-def parts_of(value: object) -> Parts:
-    """Names and values of the direct parts of ``value``."""
-    if isinstance(value, dict):
-        return tuple(value), tuple(value.values())
-    if isinstance(value, SEQUENCES):
-        return tuple(range(len(value))), tuple(value)
-    if isinstance(value, Tensor):
-        return ("requires_grad",), (value._requires,)
-    if isinstance(value, np.ndarray):
-        return ("content",), (value.tobytes(),)
-    if isinstance(value, FunctionType):
-        cells = tuple([_content(c) for c in value.__closure__ or ()])
-        own = (value.__code__, value.__defaults__, value.__kwdefaults__, value.__dict__)
-        names = ("__code__", "__defaults__", "__kwdefaults__", "__dict__")
-        return (*names, *value.__code__.co_freevars), (*own, *cells)
-    if isinstance(value, MethodType):
-        return ("__func__", "__self__"), (value.__func__, value.__self__)
-    if isinstance(value, partial):
-        return ("func", "args", "keywords"), (value.func, value.args, value.keywords)
-    guards = getattr(value, "__guards__", None)
-    if guards is not None:
-        return ("state",), (guards(),)
-    return _attributes(value)
-
-
-def _attributes(value: object) -> Parts:
-    found = dict(getattr(value, "__dict__", {}))
-    for name in _slots(type(value).__mro__):
-        found[name] = getattr(value, name, MISSING)
-    return tuple(found), tuple(found.values())
-
-
-@lru_cache(maxsize=1024)
-def _slots(bases: tuple[type, ...]) -> tuple[str, ...]:
-    """The names of attributes that instances of a class keep in slots."""
-    found: list[str] = []
-    for c in bases:
-        own = vars(c).get("__slots__", ())
-        found += [own] if isinstance(own, str) else own
-    return tuple([n for n in found if n not in ("__dict__", "__weakref__")])
-
-
-def _content(cell: CellType) -> object:
-    try:
-        found: object = cell.cell_contents
-    except ValueError:
-        return MISSING
-    return found
 
 
 def _path(path: str, value: object, key: object) -> str:
@@ -326,9 +270,10 @@ class _Walk:
 
 @lru_cache(maxsize=1024)
 def _is_user_module(name: str) -> bool:
-    """Whether a Python module is neither vtc's nor Python's own."""
+    """Whether a Python module is neither vtc's nor Python's own; those of namedtuples are not."""
     top = name.partition(".")[0]
-    return top not in ("vtc", "numpy") and top not in sys.stdlib_module_names
+    own = top in ("vtc", "numpy") or top.startswith("namedtuple_")
+    return not own and top not in sys.stdlib_module_names
 
 
 @lru_cache(maxsize=4096)

@@ -15,6 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import indent
 from typing import Any, final, overload
 
 from vtc.config import config
@@ -22,7 +23,16 @@ from vtc.errors import ArgumentError, CaptureError, GuardError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.dispatch import state
 from vtc.frontend.entry import Entry, build_entry
-from vtc.frontend.keys import Key, key_difference, leaf_key, leaf_names, partition, tensor_leaf
+from vtc.frontend.keys import (
+    Key,
+    Kind,
+    key_difference,
+    leaf_key,
+    leaf_names,
+    partition,
+    tensor_leaf,
+)
+from vtc.frontend.replay import MISSED, Replay
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.frontend.trace import Request, Traced, trace
@@ -30,7 +40,10 @@ from vtc.frontend.tree import Form, flatten
 from vtc.ir.dims import Dim, Size, symbols
 from vtc.ir.graph import Program
 from vtc.ir.text import show
-from vtc.passes.pipeline import Context
+from vtc.passes.pipeline import Context, Options
+
+REPLAYS = 1024
+"""Keys of calls that a compiled function remembers."""
 
 _marked: dict[int, dict[int, Dim]] = {}  # by id: tensors do not compare as keys
 
@@ -92,11 +105,17 @@ class Compiled:
     """A function that runs as compiled programs, one for each set of guards."""
 
     def __init__(
-        self, fn: Callable[..., Any], *, dynamic: bool | None = None, name: str = ""
+        self,
+        fn: Callable[..., Any],
+        *,
+        dynamic: bool | None = None,
+        name: str = "",
+        recompute: bool = True,
     ) -> None:
         functools.update_wrapper(self, fn, updated=())
         self.fn = fn
         self.dynamic = dynamic
+        self.recompute = recompute
         self.name = name or _name(fn)
         self.misses: list[str] = []
         self._exact: dict[Key, list[Entry]] = {}
@@ -104,16 +123,47 @@ class Compiled:
         self._varying: dict[Key, set[tuple[int, int]]] = {}
         self._seen: dict[Key, list[tuple[int, ...]]] = {}
         self._last: Entry | None = None
+        self._replay: Replay | None = None
+        self._replays: dict[Key, list[Replay]] = {}
         self._lock = threading.RLock()
         self._slotted = _Methods()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run compiled. The first call, and any the guards do not cover, trace and compile."""
+        replay = self._replay
+        if replay is not None and not kwargs:
+            result = replay.call(args)
+            if result is not MISSED:
+                return result
+        return self._call(args, kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that is not like the one before."""
         if state.capture is not None:
             return self.fn(*args, **kwargs)
         leaves, form = flatten((args, kwargs))
         leaves = [tensor_leaf(leaf) for leaf in leaves]
-        return self._entry(leaves, form).run(leaves)
+        key = self._key(leaves, form)
+        found = self._replays.get(key)
+        replay = None if found is None else _holding(found, leaves)
+        if replay is None:
+            entry = self._entry(key, leaves, form)
+            if found is None:  # a key that is seen once is not worth a replay
+                self._remember(key, [])
+                self._replay = None
+                return entry.run(leaves)
+            replay = Replay(entry, leaves, key[1])
+            self._remember(key, [replay, *(r for r in found if r.entry is not entry)])
+        replay.rearm()
+        again = replay if replay.by_kinds and _is_flat(form) and not key[-1] else None
+        if self._last is not replay.entry or self._replay is not again:
+            self._last, self._replay = replay.entry, again
+        return replay.run(leaves, [leaf._known[2] for leaf in leaves if isinstance(leaf, Tensor)])
+
+    def _remember(self, key: Key, replays: list[Replay]) -> None:
+        if len(self._replays) >= REPLAYS:
+            self._replays.clear()
+        self._replays[key] = replays
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: compiled for each instance."""
@@ -126,12 +176,12 @@ class Compiled:
         key = id(self), id(instance)
         if key not in methods.compiled:
             bound = self.fn.__get__(instance)
-            methods.compiled[key] = Compiled(bound, dynamic=self.dynamic, name=self.name)
+            methods.compiled[key] = _compiled(bound, self.dynamic, self.name, self.recompute)
         return methods.compiled[key]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy compiles anew."""
-        return _compiled, (self.fn, self.dynamic, self.name)
+        return _compiled, (self.fn, self.dynamic, self.name, self.recompute)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Attributes of a compiled Module are the Module's."""
@@ -156,7 +206,8 @@ class Compiled:
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """Trace and compile for these arguments without running."""
         leaves, form = flatten((args, kwargs))
-        return Lowered(self._entry([tensor_leaf(leaf) for leaf in leaves], form))
+        leaves = [tensor_leaf(leaf) for leaf in leaves]
+        return Lowered(self._entry(self._key(leaves, form), leaves, form))
 
     def ir(self, stage: str = "captured", *, loc: bool = False) -> str:
         """The program called last, at a stage of the pipeline, as text that parses."""
@@ -176,20 +227,26 @@ class Compiled:
         kept = list(self._exact.values())  # another thread may add to it meanwhile
         return tuple({id(e): e for found in kept for e in found}.values())
 
-    def explain(self) -> str:
-        """What was compiled, how large it is, and why it was compiled again."""
+    def explain(self, *args: Any, **kwargs: Any) -> str:
+        """What was compiled and why again; what each program moves through memory, kernel by
+        kernel, and why it is not less. With arguments it is compiled for them first.
+        """
+        if args or kwargs:
+            self.lower(*args, **kwargs)
         lines = [f"{self.name}: {len(self.entries)} compiled programs"]
         for k, e in enumerate(self.entries):
             lines.append(f"  program {k}: called {e.calls} times; {e.forward.describe()}")
+            lines.append(indent(e.forward.explain(), "    "))
             if e.backward is not None:
                 lines.append(f"    backward: {e.backward.describe()}")
+                lines.append(indent(e.backward.explain(), "    "))
         lines += [f"  compiled again: {m}" for m in self.misses]
         return "\n".join(lines)
 
     # finding the entry
 
-    def _entry(self, leaves: Sequence[Any], form: Form | None) -> Entry:
-        key = (
+    def _key(self, leaves: Sequence[Any], form: Form | None) -> Key:
+        return (
             form,
             tuple([leaf_key(leaf) for leaf in leaves]),
             state.grad,
@@ -197,6 +254,8 @@ class Compiled:
             (dispatch.default_dtype(), dispatch.default_device()),
             partition(leaves),
         )
+
+    def _entry(self, key: Key, leaves: Sequence[Any], form: Form | None) -> Entry:
         for entry in self._exact.get(key, ()):
             if entry.miss(leaves) is None:
                 self._last = entry
@@ -210,7 +269,8 @@ class Compiled:
         for entry in self._exact.get(key, ()):  # another thread may have made it meanwhile
             if entry.miss(leaves) is None:
                 return entry
-        general = (form, tuple([leaf_key(leaf, ranks_only=True) for leaf in leaves]), *key[2:])
+        ranks = tuple([k.general if isinstance(k, Kind) else k for k in key[1]])
+        general = (form, ranks, *key[2:])
         for request, entry in self._general.get(general, ()):
             if _covers(request, leaves) and entry.miss(leaves) is None:
                 self._exact.setdefault(key, []).append(entry)
@@ -218,7 +278,8 @@ class Compiled:
         self._explain_miss(key, general, leaves)
         self._refuse_too_many()
         request, traced = self._trace(general, leaves, form)
-        entry = build_entry(traced, Context())
+        least = Options().recompute if self.recompute else None
+        entry = build_entry(traced, Context(options=Options(recompute=least)))
         self._exact.setdefault(key, []).insert(0, entry)
         self._general.setdefault(general, []).append((request, entry))
         return entry
@@ -236,6 +297,8 @@ class Compiled:
         limit = config().cache_size
         while len(self.entries) >= limit:
             oldest = next(iter(self._exact.values()))[-1]
+            self._replay = None
+            self._replays.clear()
             exact = {k: [e for e in found if e is not oldest] for k, found in self._exact.items()}
             self._exact = {k: found for k, found in exact.items() if found}
             self._general = {
@@ -311,6 +374,19 @@ class Compiled:
         return Dim(f"{name}_{axis}", 2, None) if varies else None
 
 
+def _holding(replays: Sequence[Replay], leaves: Sequence[Any]) -> Replay | None:
+    for replay in replays:
+        if replay.holds(leaves) and replay.entry.other_memory(leaves) is None:
+            return replay
+    return None
+
+
+def _is_flat(form: Form | None) -> bool:
+    """Whether ``(args, kwargs)`` of this form is leaves by position, none by name."""
+    args, kwargs = form.children if form is not None else (None, None)
+    return args is not None and not any(args.children) and kwargs is not None and not kwargs.keys
+
+
 def _covers(request: Request, leaves: Sequence[Any]) -> bool:
     """Whether the symbolic types of ``request`` fit these arguments."""
     ranges = {d.name: (d.min, d.max) for d in request.dims}
@@ -335,40 +411,45 @@ def _name(fn: Any) -> str:
 
 @overload
 def compile(
-    fn: None = None, *, dynamic: bool | None = None, name: str = ""
+    fn: None = None, *, dynamic: bool | None = None, name: str = "", recompute: bool = True
 ) -> Callable[[Any], Any]: ...
 
 
 @overload
-def compile(fn: Any, *, dynamic: bool | None = None, name: str = "") -> Any: ...
+def compile(
+    fn: Any, *, dynamic: bool | None = None, name: str = "", recompute: bool = True
+) -> Any: ...
 
 
-def compile(fn: Any = None, *, dynamic: bool | None = None, name: str = "") -> Any:
+def compile(
+    fn: Any = None, *, dynamic: bool | None = None, name: str = "", recompute: bool = True
+) -> Any:
     """Compile a function, a method, a Module or a Module class; with options, a decorator.
 
     ``dynamic``: None makes a dim symbolic at its second size, True from the start, False never.
+    ``recompute``: whether cheap values may be computed again where that saves much memory.
     ArgumentError if ``fn`` cannot be called.
     """
     if fn is None:
-        return lambda f: compile(f, dynamic=dynamic, name=name)
+        return lambda f: compile(f, dynamic=dynamic, name=name, recompute=recompute)
     if isinstance(fn, type):
-        return _compile_class(fn, dynamic, name)
+        return _compile_class(fn, dynamic, name, recompute)
     if not callable(fn):
         raise located(
             ArgumentError, f"compile: expected a function or a Module, got {type(fn).__name__}"
         )
-    return Compiled(fn, dynamic=dynamic, name=name)
+    return _compiled(fn, dynamic, name, recompute)
 
 
-def _compiled(fn: Callable[..., Any], dynamic: bool | None, name: str) -> Compiled:
-    return Compiled(fn, dynamic=dynamic, name=name)
+def _compiled(fn: Callable[..., Any], dynamic: bool | None, name: str, recompute: bool) -> Compiled:
+    return Compiled(fn, dynamic=dynamic, name=name, recompute=recompute)
 
 
-def _compile_class(cls: type, dynamic: bool | None, name: str) -> type:
+def _compile_class(cls: type, dynamic: bool | None, name: str, recompute: bool) -> type:
     """``cls`` whose instances run compiled when called."""
     if not hasattr(cls, "named_parameters"):
         raise located(ArgumentError, f"compile: expected a Module class, got {cls.__name__}")
-    call = Compiled(cls.__call__, dynamic=dynamic, name=name or _name(cls))
+    call = _compiled(cls.__call__, dynamic, name or _name(cls), recompute)
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         return call.__get__(self)(*args, **kwargs)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import numpy as np
 
 from vtc.errors import ArgumentError, CaptureError
 from vtc.frontend import dispatch
-from vtc.frontend.guards import PLAIN
 from vtc.frontend.inputs import base_of, layout
+from vtc.frontend.parts import PLAIN
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.frontend.tree import Form
-from vtc.ir.types import TensorType
+from vtc.ir.types import Array, TensorType
+from vtc.runtime.buffer import address
+from vtc.runtime.device import Device
 
 Key = tuple[Any, ...]
 
@@ -27,35 +30,73 @@ def tensor_leaf(leaf: Any) -> Any:
     return dispatch.from_array(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
-def leaf_key(leaf: Any, *, ranks_only: bool = False) -> Any:
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """What of a tensor argument is guarded. There is one object for equal ones."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    requires: bool
+    weak: bool
+    device: Device
+    dense: bool
+    """Row-major and aligned."""
+    writeable: bool
+
+    @property
+    def general(self) -> tuple[Any, ...]:
+        """What is the same for every size."""
+        return len(self.shape), self.dtype, self.requires, self.weak, self.device
+
+
+Known = tuple[Array, bool, int, Kind]
+"""What a tensor remembers of itself: its array, whether it requires grad as a leaf, address, kind.
+
+It holds while the tensor has that array, requires grad or not as then, and has no history. A
+tensor's array is its own: nobody else reshapes it in place.
+"""
+
+
+def know(x: Tensor) -> Known:
+    """What ``x`` remembers, made anew where it has changed. CaptureError if it was traced."""
+    known: Known | None = x._known
+    history = x._record is not None or x._link is not None
+    if known is not None and known[0] is x._array and known[1] is x._requires and not history:
+        return known
+    array = x._array
+    if array is None:
+        raise located(
+            CaptureError, "a traced value of an ended trace was passed to a compiled function"
+        )
+    grows = x._record is not None or (x._link is not None and x.requires_grad)
+    flags = array.flags
+    dense = flags.c_contiguous and flags.aligned
+    requires = x._requires or grows
+    kind = kind_of(array.shape, array.dtype, requires, x._weak, x.device, dense, flags.writeable)
+    x._known = found = array, x._requires, address(array), kind
+    return found
+
+
+def kind_of(*facts: Any) -> Kind:
+    """The one kind with these fields."""
+    return _KINDS.get(facts) or _KINDS.setdefault(facts, Kind(*facts))
+
+
+def leaf_key(leaf: Any) -> Any:
     """What of an argument is guarded."""
-    if isinstance(leaf, Tensor):
-        array = leaf._array
-        if array is None:
-            raise located(
-                CaptureError, "a traced value of an ended trace was passed to a compiled function"
-            )
-        requires = (
-            leaf._requires
-            or leaf._record is not None
-            or (leaf._link is not None and leaf.requires_grad)
-        )
-        return (
-            array.ndim if ranks_only else array.shape,
-            array.dtype,
-            requires,
-            leaf._weak,
-            leaf.device,
-        )
+    kind = type(leaf)
+    if kind is Tensor:
+        return know(leaf)[3]
     if isinstance(leaf, float):
         return float
     if isinstance(leaf, PLAIN):
-        return type(leaf), leaf
+        return kind, leaf
     if callable(leaf) or hasattr(leaf, "__dict__"):
-        return type(leaf), id(leaf)
+        return kind, id(leaf)
     raise located(
         ArgumentError,
-        f"an argument of type {type(leaf).__name__} cannot be compiled; expected tensors, "
+        f"an argument of type {kind.__name__} cannot be compiled; expected tensors, "
         "numbers, strings, "
         "modules, or tuples, lists, dicts and dataclasses of them",
     )
@@ -102,12 +143,15 @@ def key_difference(old: Key, new: Key) -> str:
 
 def _key_word(key: Any) -> str:
     match key:
-        case (tuple() as shape, np.dtype() as dtype, *_):
-            return str(TensorType.of(np.empty(shape, dtype)))
+        case Kind():
+            return str(TensorType.of(np.empty(key.shape, key.dtype)))
         case (type() as kind, value):
             return f"{kind.__name__} {value!r}"
         case _:
             return str(key)
+
+
+_KINDS: dict[tuple[Any, ...], Kind] = {}
 
 
 def leaf_names(fn: Any, form: Form | None) -> list[str]:

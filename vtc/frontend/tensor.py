@@ -7,6 +7,7 @@ how (``_link``), so a write through it reaches the base, and gradients know.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, cast, final
 
@@ -29,17 +30,20 @@ from vtc.runtime.device import Device
 
 CPU = Device("cpu")
 Shape = tuple[int, ...]
+MOMENTS = itertools.count()
+"""Later ones are greater; a storage remembers when it was made."""
 
 
 class Storage:
     """Memory shared by a tensor and its views.
 
-    ``version`` counts writes, ``writes`` the differentiable ones.
+    ``version`` counts writes, ``writes`` the differentiable ones; ``born`` is when it was made.
     """
 
-    __slots__ = ("__weakref__", "device", "version", "writes")
+    __slots__ = ("__weakref__", "born", "device", "version", "writes")
 
     def __init__(self, device: Device) -> None:
+        self.born = next(MOMENTS)
         self.device = device
         self.version = 0
         self.writes = 0
@@ -55,6 +59,7 @@ class Tensor(TensorMethods):
         "_cell",
         "_grad",
         "_kind",
+        "_known",
         "_link",
         "_node",
         "_record",
@@ -80,6 +85,7 @@ class Tensor(TensorMethods):
         self._grad: Tensor | None = None
         self._kind = ""
         self._weak = False
+        self._known: Any = None  # what compiled calls ask of it: ``keys.Known``
 
     # what it is
 
@@ -250,7 +256,7 @@ class Tensor(TensorMethods):
             raise located(
                 GradientError, "numpy() of a tensor that requires grad; use .detach().numpy()"
             )
-        return array
+        return array.view()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         array = self._concrete("numpy conversion", "").view()
@@ -446,7 +452,7 @@ class _Eager:
     def from_array(self, array: Array, *, device: Device | None, requires_grad: bool) -> Tensor:
         if device is not None and device.type != "cpu":
             raise located(DeviceError, f"no device {device} is here")
-        x = concrete_tensor(array)
+        x = concrete_tensor(array.view())  # nobody can change its shape in place
         x._requires = requires_grad
         if state.capture is not None:
             state.capture.born(x)

@@ -7,13 +7,19 @@ unflatten(form, leaves)          # the same tree
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, NamedTuple
+
+Inner = Literal["leaf", "dict", "items", "fields"]
+TYPES = 1024
+"""Types that are remembered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """The shape of a tree: what each inner node is, and its children; a leaf is None."""
+class Form(NamedTuple):
+    """The shape of a tree: what each inner node is, and its children; a leaf is None.
+
+    A tuple, since calls hash and compare it.
+    """
 
     kind: type[Any]
     keys: tuple[Any, ...]
@@ -41,17 +47,34 @@ def _flatten(tree: Any, leaves: list[Any]) -> Form | None:
     keys: tuple[Any, ...] = ()
     items: Sequence[Any]
     kind = type(tree)
-    if kind is dict or (isinstance(tree, dict) and kind.__init__ is dict.__init__):
-        keys, items = tuple(tree), tuple(tree.values())
-    elif kind in (tuple, list) or (isinstance(tree, tuple) and hasattr(tree, "_fields")):
-        items = tree
-    elif is_dataclass(tree) and not isinstance(tree, type):
-        keys = tuple(f.name for f in fields(tree) if f.init)
-        items = tuple(getattr(tree, k) for k in keys)
-    else:
-        leaves.append(tree)
-        return None
+    match _INNER.get(kind) or _inner(kind):
+        case "leaf":
+            leaves.append(tree)
+            return None
+        case "dict":
+            keys, items = tuple(tree), tuple(tree.values())
+        case "fields":
+            keys = tuple(f.name for f in fields(tree) if f.init)
+            items = tuple(getattr(tree, k) for k in keys)
+        case _:
+            items = tree
     return Form(kind, keys, tuple([_flatten(i, leaves) for i in items]))
+
+
+def _inner(kind: type[Any]) -> Inner:
+    """What objects of this type are in a tree; remembered."""
+    if len(_INNER) >= TYPES:
+        _INNER.clear()
+    _INNER[kind] = found = _look(kind)
+    return found
+
+
+def _look(kind: type[Any]) -> Inner:
+    if kind is dict or (issubclass(kind, dict) and kind.__init__ is dict.__init__):
+        return "dict"
+    if kind in (tuple, list) or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
+        return "items"
+    return "fields" if is_dataclass(kind) else "leaf"
 
 
 def _unflatten(form: Form | None, leaves: Iterator[Any]) -> Any:
@@ -66,3 +89,6 @@ def _unflatten(form: Form | None, leaves: Iterator[Any]) -> Any:
         return form.kind(*items)
     made: Callable[..., Any] = form.kind
     return made(items)
+
+
+_INNER: dict[type[Any], Inner] = {}

@@ -24,10 +24,14 @@ from vtc.ir.types import Array
 ALIGNMENT = 64
 SMALL = 1024
 LARGE = 1 << 20
+PAGE = 1 << 12
 KEPT = 1 << 30
 """Bytes of free large blocks that are kept; those beyond go back to the system."""
 KEPT_SMALL = 1 << 22
 """Bytes of free blocks that are kept of each size below ``LARGE``."""
+
+Spare = tuple[Array, int]
+"""An array nobody uses, and its address."""
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -48,6 +52,23 @@ def lease(shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> Array:
     except (KeyError, IndexError):
         block = aligned(size).view(_Block)
     return np.ndarray(shape, dtype, block.view(_Lease))
+
+
+def spares(spare: list[Spare], shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> Spare:
+    """What :func:`lease` gives, with its address; if it is small, more of them go to ``spare``.
+
+    Made many at a time they cost far less. They are 64-byte aligned parts of one page, which is
+    kept until the last of them dies.
+    """
+    step = size_class(max(nbytes, 1))
+    if nbytes > SMALL or not shape:
+        array = lease(shape, dtype, nbytes)
+        return array, address(array)
+    count, inner = PAGE // step, np.empty(shape, dtype).strides
+    block = aligned(PAGE)
+    parts = np.ndarray((count, *shape), dtype, block, 0, (step, *inner))
+    spare += zip(parts, range(address(block), address(block) + PAGE, step), strict=False)
+    return spare.pop()
 
 
 def aligned(nbytes: int) -> Array:
@@ -113,15 +134,23 @@ def _by_interface(array: Array) -> int:
 
 def _by_field(array: Array) -> int:
     """The field ``data`` of the C struct, part of NumPy's binary interface: ten times faster."""
-    return _POINTER(id(array) + _HEADER).value or 0
+    return _MEMORY[(id(array) + _HEADER) >> 3]
 
 
-_POINTER = ctypes.c_void_p.from_address
+def _fastest() -> Callable[[Array], int]:
+    probe = np.zeros(8, np.uint8)[3:]
+    try:
+        works = _by_field(probe) == _by_interface(probe)
+    except (IndexError, ValueError):
+        works = False
+    return _by_field if works else _by_interface
+
+
 _HEADER = object.__basicsize__
-_PROBE = np.zeros(8, np.uint8)[3:]
-address: Callable[[Array], int] = (
-    _by_field if _by_field(_PROBE) == _by_interface(_PROBE) else _by_interface
-)
+_WORDS = 1 << 45 if ctypes.sizeof(ctypes.c_void_p) == 8 else 0
+"""All that a process can address: 48 bits of bytes."""
+_MEMORY = (ctypes.c_uint64 * _WORDS).from_address(0)
+address: Callable[[Array], int] = _fastest()
 """Where the first element of an array lies."""
 
 _FREE: dict[int, list[_Block]] = {}

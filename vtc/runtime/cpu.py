@@ -14,6 +14,7 @@ from typing import Any
 from vtc.errors import RunError
 
 ENTRY = "vtc_run"
+Arguments = tuple[Any, Any, Any, Any, Any]
 Entry = Callable[[Any, Any, Any, Any, Any], int]
 """``entry(inputs, outputs, arena, dims, pool)``, pointers as ctypes has them; see
 :mod:`vtc.ir.plan`.
@@ -40,6 +41,11 @@ def pointers(count: int) -> ctypes.Array[ctypes.c_void_p]:
 def pointer(address: int) -> ctypes.c_void_p:
     """An address as an argument."""
     return ctypes.c_void_p(address)
+
+
+def reference(values: Any, start: int = 0) -> Any:
+    """A C array of 64-bit values, from ``start`` on, as an argument; nothing costs ctypes less."""
+    return ctypes.byref(values, start * ctypes.sizeof(ctypes.c_void_p))
 
 
 def integers(values: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:

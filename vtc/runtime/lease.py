@@ -1,55 +1,82 @@
-"""What threads share while they call executables: pools, and claims on memory they write."""
+"""What threads share while they call executables: pools, and claims on memory they write.
+
+A call can be interrupted (Ctrl-C) between any two steps. So what a pool lends counts only as long
+as it is alive, and a claim is made before it is taken: whoever holds neither has given both back.
+"""
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar, final
 
 L = TypeVar("L")
+LOOK_AGAIN = 0.1
+"""Seconds after which a waiting call looks whether what it waits for was lost."""
 
 
 @final
 class Pool(Generic[L]):
-    """At most ``limit`` things, made when first needed, the last returned first."""
+    """At most ``limit`` living things, made when first needed, the last returned first.
+
+    They can be referenced weakly: one that is lost makes room for another.
+    """
 
     def __init__(self, make: Callable[[], L], limit: int) -> None:
         self._make = make
-        self._left = limit
-        self._idle: list[L] = []
-        self._waiting = 0
-        self._changed = threading.Condition()
+        self._limit = limit
+        self.idle: list[L] = []
+        """To take from in a hurry; ``take`` where it is empty."""
+        self._alive: weakref.WeakSet[L] = weakref.WeakSet()
+        self.waiting = 0
+        self._lock = threading.RLock()  # entered by itself: a Condition can be interrupted there
+        self._changed = threading.Condition(self._lock)
 
     def take(self) -> L:
         """A thing nobody else has; waits for one if all are out."""
         try:
-            return self._idle.pop()
+            return self.idle.pop()
         except IndexError:
             return self._wait()
 
     def give_back(self, thing: L) -> None:
         """The end of its use."""
-        self._idle.append(thing)
-        # A waiting thread counts itself before it looks at ``_idle``, so it is never missed.
-        if self._waiting:
-            with self._changed:
-                self._changed.notify()
+        self.idle.append(thing)
+        # A waiting thread counts itself before it looks at ``idle``, so it is never missed.
+        if self.waiting:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let a waiting thread look at ``idle``."""
+        with self._lock:
+            self._changed.notify()
 
     def _wait(self) -> L:
-        with self._changed:
-            self._waiting += 1
+        with self._lock:
+            self.waiting += 1
             try:
                 while True:
-                    if self._left:
+                    if len(self._alive) < self._limit:
                         thing = self._make()
-                        self._left -= 1
+                        self._alive.add(thing)
                         return thing
                     try:
-                        return self._idle.pop()
+                        return self.idle.pop()
                     except IndexError:
-                        self._changed.wait()
+                        self._changed.wait(LOOK_AGAIN)
             finally:
-                self._waiting -= 1
+                self.waiting -= 1
+
+
+@final
+class Claim:
+    """Addresses that one call writes; it counts from ``take`` to ``give_back``, or its death."""
+
+    __slots__ = ("__weakref__", "addresses")
+
+    def __init__(self, addresses: frozenset[int]) -> None:
+        self.addresses = addresses
 
 
 @final
@@ -60,23 +87,33 @@ class Claims:
     """
 
     def __init__(self) -> None:
-        self._busy: set[int] = set()
+        self._held: dict[int, weakref.ref[Claim]] = {}
         self._waiting = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
 
-    def take(self, addresses: frozenset[int]) -> None:
-        """Wait until nobody holds any of ``addresses``, then hold them."""
+    def take(self, claim: Claim) -> None:
+        """Wait until nobody else holds any of its addresses, then hold them."""
         with self._lock:
-            while not self._busy.isdisjoint(addresses):
+            while self._held and self._taken(claim.addresses):
                 self._waiting += 1
-                self._changed.wait()
-                self._waiting -= 1
-            self._busy |= addresses
+                try:
+                    self._changed.wait(LOOK_AGAIN)
+                finally:
+                    self._waiting -= 1
+            self._held[id(claim)] = weakref.ref(claim)
 
-    def give_back(self, addresses: frozenset[int]) -> None:
-        """Let others have ``addresses``."""
+    def give_back(self, claim: Claim) -> None:
+        """Let others have the addresses; nothing happens if it does not hold them."""
         with self._lock:
-            self._busy -= addresses
-            if self._waiting:
+            if self._held.pop(id(claim), None) is not None and self._waiting:
                 self._changed.notify_all()
+
+    def _taken(self, addresses: frozenset[int]) -> bool:
+        for key, held in list(self._held.items()):
+            claim = held()
+            if claim is None:
+                self._held.pop(key, None)
+            elif not claim.addresses.isdisjoint(addresses):
+                return True
+        return False

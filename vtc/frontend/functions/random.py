@@ -52,6 +52,8 @@ class Generator:
             # Made on first use; where that is in a trace, it still is no value of the trace.
             tracing, dispatch.state.capture = dispatch.state.capture, None
             self._state = dispatch.from_array(_start(self._seed), device=self.device)
+            assert self._state._storage is not None
+            self._state._storage.born = -1  # as old as the generator, or older
             dispatch.state.capture = tracing
         return self._state
 

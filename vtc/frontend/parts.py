@@ -1,0 +1,103 @@
+"""What an object is made of, as far as traced code can tell, and when that counts as unchanged.
+
+parts_of({"k": 2})      # (("k",), (2,)): names and values of the direct parts
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from functools import lru_cache, partial
+from types import CellType, EllipsisType, FunctionType, MethodType
+
+import numpy as np
+
+from vtc.frontend.tensor import Tensor
+from vtc.ir.dims import Dim
+from vtc.ir.types import DType, TensorType
+from vtc.runtime.device import Device
+
+Parts = tuple[tuple[object, ...], tuple[object, ...]]
+PLAIN = (
+    int, float, str, bytes, bool, complex, type(None), range, EllipsisType, DType, Device, Dim,
+    enum.Enum,
+)  # fmt: skip
+SEQUENCES = (list, tuple, deque, set, frozenset)
+
+
+class _Missing:
+    """What a name that is not bound is bound to."""
+
+
+MISSING = _Missing()
+
+
+def same(old: object, new: object) -> bool:
+    """Whether code that read ``old`` would do the same with ``new``."""
+    if old is new:
+        return True
+    if type(old) is not type(new):
+        return False
+    if isinstance(old, (float, complex)):
+        return repr(old) == repr(new)  # tells -0.0 from 0.0; a NaN is a NaN
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        return len(old) == len(new) and all(map(same, old, new))
+    return isinstance(old, PLAIN) and old == new
+
+
+def parts_of(value: object) -> Parts:
+    """Names and values of the direct parts of ``value``."""
+    if isinstance(value, dict):
+        return tuple(value), tuple(value.values())
+    if isinstance(value, SEQUENCES):
+        return tuple(range(len(value))), tuple(value)
+    if isinstance(value, Tensor):
+        return _tensor(value)
+    if isinstance(value, np.ndarray):
+        return ("content",), (value.tobytes(),)
+    if isinstance(value, FunctionType):
+        cells = tuple([_content(c) for c in value.__closure__ or ()])
+        own = (value.__code__, value.__defaults__, value.__kwdefaults__, value.__dict__)
+        names = ("__code__", "__defaults__", "__kwdefaults__", "__dict__")
+        return (*names, *value.__code__.co_freevars), (*own, *cells)
+    if isinstance(value, MethodType):
+        return ("__func__", "__self__"), (value.__func__, value.__self__)
+    if isinstance(value, partial):
+        return ("func", "args", "keywords"), (value.func, value.args, value.keywords)
+    guards = getattr(value, "__guards__", None)
+    if guards is not None:
+        return ("state",), (guards(),)
+    return _attributes(value)
+
+
+def _tensor(x: Tensor) -> Parts:
+    """What of a tensor met by closure is guarded; its elements are an input."""
+    names = ("requires_grad", "dtype", "shape")
+    if x._array is None:
+        return names, (x._requires, None, None)
+    return names, (x._requires, TensorType.of(x._array).dtype, x._array.shape)
+
+
+def _attributes(value: object) -> Parts:
+    found = dict(getattr(value, "__dict__", {}))
+    for name in slot_names(type(value).__mro__):
+        found[name] = getattr(value, name, MISSING)
+    return tuple(found), tuple(found.values())
+
+
+@lru_cache(maxsize=1024)
+def slot_names(bases: tuple[type, ...]) -> tuple[str, ...]:
+    """The names of attributes that instances of a class keep in slots."""
+    found: list[str] = []
+    for c in bases:
+        own = vars(c).get("__slots__", ())
+        found += [own] if isinstance(own, str) else own
+    return tuple([n for n in found if n not in ("__dict__", "__weakref__")])
+
+
+def _content(cell: CellType) -> object:
+    try:
+        found: object = cell.cell_contents
+    except ValueError:
+        return MISSING
+    return found
