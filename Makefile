@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+GRAPHS ?= 2000
+SEED ?= 0
 BASE ?= HEAD~1
 HEAD ?= HEAD
 
@@ -10,7 +12,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup parity demo test test-all check golden bench replay clean
+.PHONY: help setup parity demo test test-all fuzz check golden bench peers replay clean
 
 help: ## print this list
 	@awk -F ': *[^#]*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +30,9 @@ test: .venv/.stamp ## run the tests that need no GPU (PYTEST_ARGS="-n 2 -k softm
 test-all: .venv/.stamp ## run every test; what this machine lacks is skipped with a reason
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+fuzz: .venv/.stamp ## random graphs through the whole compiler (GRAPHS=2000 SEED=0)
+	$(BIN)/python tests/property/fuzz.py --graphs $(GRAPHS) --seed $(SEED) --keep
+
 check: .venv/.stamp ## run what CI runs besides tests: ruff, mypy, import-linter
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/mypy
@@ -38,6 +43,9 @@ golden: .venv/.stamp ## write the golden files anew; review the diff
 
 bench: .venv/.stamp ## measure against peers, results as JSON (BENCH_ARGS=...)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+peers: .venv/.stamp ## install PyTorch and JAX, to measure beside them
+	$(PIP) -e '.[test,peers]'
 
 replay: .venv/.stamp ## compile the corpus at two commits and diff every kernel (BASE=... HEAD=...)
 	$(BIN)/python -m benchmarks.replay $(BASE) $(HEAD)

@@ -1,7 +1,7 @@
 """How long it takes to compile a GPT training step: trace, passes, code generation, C compiler;
 and to import.
 
-    python benchmarks/compile_time.py [--layers 12] [--json FILE]
+    python -m benchmarks.compile_time [--layers 12] [--json FILE]
 
 The step is forward, backward, clipping and AdamW as one graph. The kernel cache is an empty
 directory, so every kernel is compiled; then a second build of the same step finds them all.

@@ -1,10 +1,15 @@
-"""How fast compiled programs run on this CPU, beside PyTorch: one source, the same weights.
+"""How fast compiled programs run on this CPU: vtc beside PyTorch, torch.compile and JAX.
 
-    python benchmarks/cpu.py [--threads 2] [--torch-compile] [--json FILE] [NAME ...]
+    python -m benchmarks.cpu [--threads 2] [--json FILE] [--readme] [WORKLOAD ...]
+    python -m benchmarks.cpu --quick --peers vtc softmax      # does it run at all
 
-Peers take turns, so what else the machine does hits all of them; a turn starts with a call that is
-not counted. Medians and quartiles over all turns, in milliseconds; errors are the largest deviation
-from the same computation in float64, relative to its largest value.
+Each implementation runs in a process of its own, since thread pools in one process slow each other
+down. Processes take turns: one works while the others sleep. The figure of a peer is the median
+over its processes of the median over all calls of a process; the spread is the quartiles over all
+calls. First calls are in new processes, with empty caches (cold) and with what the cold one left
+(warm). An error is the largest deviation from the same computation in float64, relative to its
+largest value; of a training step, of its first losses. What is not installed is skipped and said
+so.
 """
 
 from __future__ import annotations
@@ -14,8 +19,11 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,268 +31,224 @@ from typing import Any
 
 import numpy as np
 
-import vtc
-import vtc.nn
-import vtc.optim
+from benchmarks import table
+from benchmarks.worker import PEERS, environment, missing
+from benchmarks.workloads import FIRST_CALLS, WORKLOADS
 
-try:
-    import torch
-except ImportError:
-    torch = None
-
-TURN, TURNS = 0.12, 9
-"""Seconds of a turn, and turns per peer."""
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
-class Peer:
-    """A library, how it compiles a function, and the float type it computes in."""
+class Effort:
+    """How much is measured. ``pause`` lets the pool of the process before fall asleep."""
 
-    name: str
-    library: Any
-    compile: Callable[[Callable[..., Any]], Callable[..., Any]]
-    floats: str = "float32"
+    processes: int = 3
+    turns: int = 5
+    seconds: float = 0.3
+    pause: float = 0.1
+    first_calls: int = 3
 
-    def tensor(self, *shape: int, seed: int = 0, scale: float = 1.0) -> Any:
-        """Normal numbers, the same for every peer."""
-        array = np.random.default_rng(seed).normal(size=shape).astype(np.float32) * scale
-        return self.library.from_numpy(array.astype(self.floats))
 
-    def integers(self, high: int, *shape: int) -> Any:
-        return self.library.from_numpy(np.random.default_rng(9).integers(0, high, shape))
+QUICK = Effort(processes=1, turns=1, seconds=0.02, pause=0.0, first_calls=1)
 
-    def ready(self, model: Any) -> Any:
-        """``model`` with weights that are the same for every peer."""
-        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        if self.floats == "float64":
-            model = model.double()
-        named = sorted(shapes.items())
-        model.load_state_dict(
-            {
-                name: self.tensor(*shape, seed=k, scale=0.02 if len(shape) > 1 else 0.1)
-                for k, (name, shape) in enumerate(named)
-            }
+
+class Worker:
+    """A process with one implementation of one workload."""
+
+    def __init__(self, peer: str, workload: str, threads: int, caches: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.worker"]
+        command += ["--peer", peer, "--workload", workload, "--threads", str(threads)]
+        self.peer = peer
+        self.words = tempfile.TemporaryFile("w+")  # noqa: SIM115  a full pipe would stop it
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(threads, caches),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.words,
+            text=True,
         )
-        return model
+        self.begun = self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+        self.process.wait()
+        self.words.seek(0)
+        said = self.words.read().strip().splitlines() or ["nothing was said"]
+        raise RuntimeError(f"{self.peer} ended: {said[-1]}")
+
+    def ask(self, line: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def results(self, folder: Path) -> list[np.ndarray[Any, Any]]:
+        path = folder / f"{self.peer}.npz"
+        self.ask(f"results {path}")
+        with np.load(path) as arrays:
+            return [arrays[name] for name in sorted(arrays.files)]
+
+    def end(self) -> None:
+        self.process.communicate("end\n")
 
 
-Run = Callable[[], Any]
-
-
-def chain(peer: Peer) -> Run:
-    """gelu_tanh(x + b) + r, 4096x4096."""
-    F = peer.library.nn.functional
-    x, b, r = peer.tensor(4096, 4096), peer.tensor(4096, seed=1), peer.tensor(4096, 4096, seed=2)
-    run = peer.compile(lambda x, b, r: F.gelu(x + b, approximate="tanh") + r)
-    return lambda: run(x, b, r)
-
-
-def softmax(peer: Peer) -> Run:
-    """Softmax of the rows of 8192x1024."""
-    x, F = peer.tensor(8192, 1024), peer.library.nn.functional
-    run = peer.compile(lambda x: F.softmax(x, -1))
-    return lambda: run(x)
-
-
-def layer_norm(peer: Peer) -> Run:
-    """Layer norm of the rows of 8192x1024."""
-    F = peer.library.nn.functional
-    x, w, b = peer.tensor(8192, 1024), peer.tensor(1024, seed=1), peer.tensor(1024, seed=2)
-    run = peer.compile(lambda x, w, b: F.layer_norm(x, (1024,), w, b))
-    return lambda: run(x, w, b)
-
-
-def mlp_step(peer: Peer) -> Run:
-    """MLP 784-512-10, batch 64: forward, backward, SGD."""
-    nn, F = peer.library.nn, peer.library.nn.functional
-    model = peer.ready(nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10)))
-    optimizer = peer.library.optim.SGD(model.parameters(), lr=0.01)
-    x, y = peer.tensor(64, 784), peer.integers(10, 64)
-    return training(peer, lambda x, y: F.cross_entropy(model(x), y), optimizer, x, y)
-
-
-VOCABULARY, TIME, BATCH, WIDTH, HEADS, LAYERS = 1000, 128, 4, 256, 8, 4
-
-
-def gpt(peer: Peer) -> Any:
-    """A GPT."""
-    nn, F = peer.library.nn, peer.library.nn.functional
-
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-            self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-            self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-
-        def forward(self, x: Any) -> Any:
-            b, t, d = x.shape
-            qkv = self.qkv(self.norm1(x)).view(b, t, 3, HEADS, d // HEADS)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4)
-            a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + self.out(a.transpose(1, 2).reshape(b, t, d))
-            return x + self.down(F.gelu(self.up(self.norm2(x))))
-
-    class Gpt(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.token, self.place = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(TIME, WIDTH)
-            self.blocks = nn.ModuleList([Block() for _ in range(LAYERS)])
-            self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
-
-        def forward(self, ids: Any) -> Any:
-            x = self.token(ids) + self.place.weight
-            for block in self.blocks:
-                x = block(x)
-            return self.head(self.norm(x))
-
-    return peer.ready(Gpt())
-
-
-def gpt_forward(peer: Peer) -> Run:
-    """GPT of 4 layers, width 256, 4x128 tokens of 1000: forward."""
-    model, no_grad = gpt(peer), peer.library.no_grad
-    ids = peer.integers(VOCABULARY, BATCH, TIME)
-
-    def forward(ids: Any) -> Any:
-        with no_grad():
-            return model(ids)
-
-    run = peer.compile(forward)
-    return lambda: run(ids)
-
-
-def gpt_step(peer: Peer) -> Run:
-    """The same: forward, backward, AdamW."""
-    model, F = gpt(peer), peer.library.nn.functional
-    optimizer = peer.library.optim.AdamW(model.parameters(), lr=1e-3)
-    ids, targets = (peer.integers(VOCABULARY, BATCH, TIME) for _ in range(2))
-
-    def loss(ids: Any, targets: Any) -> Any:
-        return F.cross_entropy(model(ids).reshape(-1, VOCABULARY), targets.reshape(-1))
-
-    return training(peer, loss, optimizer, ids, targets)
-
-
-def training(peer: Peer, loss: Callable[..., Any], optimizer: Any, *data: Any) -> Run:
-    """The whole step as one function."""
-
-    def step(*data: Any) -> Any:
-        found = loss(*data)
-        found.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return found
-
-    run = peer.compile(step)
-    return lambda: run(*data)
-
-
-def overhead(peer: Peer) -> Run:
-    """x + 1 on 8 elements."""
-    x = peer.tensor(8)
-    run = peer.compile(lambda x: x + 1)
-    return lambda: run(x)
-
-
-CASES = (chain, softmax, layer_norm, mlp_step, gpt_forward, gpt_step, overhead)
-
-
-def peers(threads: int, *, compiled: bool) -> list[Peer]:
-    """Those that are installed; vtc first."""
-    vtc.set_num_threads(threads)
-    found = [Peer("vtc", vtc, vtc.compile)]
-    if torch is not None:
-        torch.set_num_threads(threads)
-        found.append(Peer("torch", torch, lambda fn: fn))
-        if compiled:
-            found.append(Peer("torch.compile", torch, torch.compile))
+def measure(
+    workload: str, peers: Sequence[str], threads: int, effort: Effort, caches: Path
+) -> dict[str, dict[str, Any]]:
+    """Of each peer: milliseconds (median, quartiles, each process), error; or why it failed."""
+    exact = exact_results(workload, threads, caches)
+    times: dict[str, list[list[float]]] = {p: [] for p in peers}
+    found: dict[str, dict[str, Any]] = {p: {} for p in peers}
+    for k in range(effort.processes):
+        workers: list[Worker] = []
+        for p in peers:
+            if "failed" in found[p]:
+                continue
+            try:
+                workers.append(Worker(p, workload, threads, str(caches)))
+                if k == 0:
+                    found[p]["version"] = workers[-1].begun["version"]
+                    found[p]["error"] = error(workers[-1].results(caches), exact)
+            except RuntimeError as failure:
+                found[p] = {"failed": str(failure)}
+        workers = [w for w in workers if "failed" not in found[w.peer]]
+        for w, ms in in_turns(workers, effort).items():
+            times[w.peer].append(ms)
+        for w in workers:
+            w.end()
+    for p, runs in times.items():
+        if runs:
+            found[p] |= summary(runs)
     return found
 
 
-def values(result: Any) -> np.ndarray[Any, Any]:
-    return np.asarray(result.detach().numpy(), np.float64)
-
-
-def turn(run: Run, seconds: float) -> list[float]:
-    """Milliseconds per call; calls of less than 50 us are timed a hundred at a time."""
-    run()
-    start = time.perf_counter()
-    run()
-    many = 100 if time.perf_counter() - start < 5e-5 else 1
-    found: list[float] = []
-    end = time.perf_counter() + seconds
-    while not found or time.perf_counter() < end:
-        start = time.perf_counter()
-        for _ in range(many):
-            run()
-        found.append(1e3 * (time.perf_counter() - start) / many)
+def in_turns(workers: Sequence[Worker], effort: Effort) -> dict[Worker, list[float]]:
+    """Milliseconds of every call; one worker works at a time."""
+    found: dict[Worker, list[float]] = {w: [] for w in workers}
+    for _ in range(effort.turns):
+        for w in workers:
+            time.sleep(effort.pause)
+            found[w] += w.ask(f"turn {effort.seconds}")["ms"]
     return found
 
 
-def measure(case: Callable[[Peer], Run], among: list[Peer]) -> dict[str, dict[str, float]]:
-    """Of each peer: median, quartiles, error."""
-    runs = {p.name: case(p) for p in among}
-    results = {name: values(run()) for name, run in runs.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(TURNS):
-        for name, run in runs.items():
-            times[name] += turn(run, TURN)
-    errors: dict[str, float] = {}
-    if torch is not None:
-        exact = values(case(Peer("exact", torch, lambda fn: fn, "float64"))())
-        errors = {
-            n: float(np.abs(r - exact).max() / np.abs(exact).max()) for n, r in results.items()
-        }
-    found = {}
-    for name, t in times.items():
-        low, middle, high = statistics.quantiles(t, n=4)
-        found[name] = {"ms": middle, "low": low, "high": high, "calls": float(len(t))}
-        if name in errors:
-            found[name]["error"] = errors[name]
+def summary(runs: list[list[float]]) -> dict[str, Any]:
+    calls = sorted(ms for run in runs for ms in run)
+    low, _, high = statistics.quantiles(calls, n=4) if len(calls) > 1 else calls * 3
+    medians = [statistics.median(run) for run in runs]
+    return {
+        "ms": statistics.median(medians),
+        "low": low,
+        "high": high,
+        "least": calls[0],
+        "processes": medians,
+        "calls": len(calls),
+    }
+
+
+def exact_results(workload: str, threads: int, caches: Path) -> list[np.ndarray[Any, Any]]:
+    """In float64: by PyTorch, or by vtc's own evaluator where there is no PyTorch."""
+    worker = Worker("vtc64" if missing("torch") else "torch64", workload, threads, str(caches))
+    found = worker.results(caches)
+    worker.end()
     return found
+
+
+def error(got: Iterable[Any], exact: Iterable[Any]) -> float:
+    pairs = zip(got, exact, strict=True)
+    return max(float(np.abs(g - e).max() / np.abs(e).max()) for g, e in pairs)
+
+
+def first_calls(
+    workload: str, peers: Sequence[str], threads: int, effort: Effort
+) -> dict[str, dict[str, Any]]:
+    """Seconds from the first call to its result, in a new process: cold, then warm."""
+    seconds: dict[str, dict[str, list[float]]] = {p: {"cold": [], "warm": []} for p in peers}
+    for _ in range(effort.first_calls):
+        for p, kinds in seconds.items():
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as caches:
+                for found in kinds.values():
+                    worker = Worker(p, workload, threads, caches)
+                    found.append(worker.begun["first"])
+                    worker.end()
+    return {
+        p: {kind: {"s": statistics.median(s), "each": s} for kind, s in kinds.items()}
+        for p, kinds in seconds.items()
+    }
+
+
+def report(args: argparse.Namespace, effort: Effort, peers: Sequence[str]) -> dict[str, Any]:
+    """Everything, as it goes into the JSON file."""
+    names = args.names or list(WORKLOADS)
+    rows: dict[str, Any] = {}
+    firsts: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as caches:
+        for name in names:
+            rows[name] = measure(name, peers, args.threads, effort, Path(caches))
+            print(table.lines(name, rows[name]), flush=True)
+    for name in names if not args.no_first_calls else ():
+        if name in FIRST_CALLS:
+            compiled = [p for p in peers if p != "torch" and "ms" in rows[name][p]]
+            firsts[name] = first_calls(name, compiled, args.threads, effort)
+            print(table.first_lines(name, firsts[name]), flush=True)
+    versions = {p: r["version"] for row in rows.values() for p, r in row.items() if "version" in r}
+    return {
+        "benchmark": "cpu",
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": device(),
+        "threads": args.threads,
+        "load": os.getloadavg()[0],
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, **versions},
+        "skipped": {p: why for p in PEERS if (why := missing(p))},
+        "workloads": {name: WORKLOADS[name].__doc__ for name in names},
+        "results": rows,
+        "first_calls": firsts,
+    }
+
+
+def device() -> str:
+    """The processor, as the system names it."""
+    model = platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [s for s in info.read_text().splitlines() if s.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return f"{os.cpu_count()} cores, {model}"
 
 
 def main() -> None:
-    """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="cases; default all")
-    parser.add_argument("--threads", type=int, default=vtc.get_num_threads())
-    parser.add_argument("--torch-compile", action="store_true", help="as a third peer: minutes")
-    parser.add_argument("--json", type=Path)
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("names", nargs="*", metavar="WORKLOAD", help=", ".join(WORKLOADS))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument("--threads", type=int, default=cores)
+    parser.add_argument("--peers", default=",".join(PEERS), help="separated by commas")
+    parser.add_argument("--quick", action="store_true", help="one short turn: no figures to quote")
+    parser.add_argument("--no-first-calls", action="store_true")
+    parser.add_argument("--json", type=Path, help="default: results/cpu-<date>.json; - for none")
+    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
     args = parser.parse_args()
-    among = peers(args.threads, compiled=args.torch_compile)
-    if torch is None:
-        print("torch is not installed (make parity): no peer, no errors")
-    rows: dict[str, Any] = {}
-    for case in CASES:
-        if args.names and case.__name__ not in args.names:
-            continue
-        rows[case.__name__] = measure(case, among)
-        for name, r in rows[case.__name__].items():
-            spread = f"{r['low']:.4f} .. {r['high']:.4f}"
-            error = f"{r['error']:.1e}" if "error" in r else ""
-            print(
-                f"{case.__name__:12} {name:14} {r['ms']:10.4f} ms  ({spread})  {error}", flush=True
-            )
-    if args.json:
-        result = {
-            "benchmark": "cpu",
-            "date": datetime.now(UTC).date().isoformat(),
-            "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-            "threads": args.threads,
-            "load": os.getloadavg()[0],
-            "versions": {
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "vtc": vtc.__version__,
-                "torch": None if torch is None else torch.__version__,
-            },
-            "cases": {case.__name__: case.__doc__ for case in CASES},
-            "results": rows,
-        }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    if unknown := [n for n in args.names if n not in WORKLOADS]:
+        parser.error(f"expected workloads among {', '.join(WORKLOADS)}, got {', '.join(unknown)}")
+    peers = []
+    for p in args.peers.split(","):
+        if why := missing(p):
+            print(f"{p}: skipped, {why}")
+        else:
+            peers.append(p)
+    result = report(args, QUICK if args.quick else Effort(), peers)
+    path = args.json or ROOT / "benchmarks" / "results" / f"cpu-{result['date']}.json"
+    if str(path) != "-":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2) + "\n")
+    if args.readme:
+        table.write(ROOT / "README.md", result)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ overflow.
 _SYMBOL = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and_": "&", "or_": "|", "xor": "^"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _BUILTIN = {"sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "rint"}
-_OWN_F32 = {"exp", "log", "tanh", "erf"}
+_OWN_F32 = {"exp", "log", "tanh", "erf", "sin", "cos"}
 
 
 @final

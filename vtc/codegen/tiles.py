@@ -343,6 +343,8 @@ def _through(index: Index, sizes: tuple[Size, ...], shape: tuple[Size, ...]) -> 
     """The index in ``shape`` of what is at ``index`` of ``sizes`` in row-major order."""
     if shape == sizes:
         return index
+    if 0 in shape:
+        return (0,) * len(shape)  # there is none
     own, other = TensorType(bool_, sizes), TensorType(bool_, shape)
     return Reshape(shape=sizes).source(index, other, own)
 
