@@ -9,7 +9,7 @@ over its processes of the median over all calls of a process; the spread is the 
 calls. First calls are in new processes, with empty caches (cold) and with what the cold one left
 (warm). An error is the largest deviation from the same computation in float64, relative to its
 largest value; of a training step, of its first losses. What is not installed is skipped and said
-so.
+so. The file is written after each row, and a run of some workloads keeps the others of that day.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,33 +183,53 @@ def first_calls(
     }
 
 
-def report(args: argparse.Namespace, effort: Effort, peers: Sequence[str]) -> dict[str, Any]:
-    """Everything, as it goes into the JSON file."""
+Save = Callable[[dict[str, Any]], None]
+
+
+def report(
+    args: argparse.Namespace,
+    effort: Effort,
+    peers: Sequence[str],
+    before: dict[str, Any],
+    save: Save,
+) -> dict[str, Any]:
+    """Everything, as it goes into the JSON file; ``save`` is called whenever there is more.
+
+    What an earlier run measured ``before``, under the same conditions, is kept where this one
+    measures nothing new.
+    """
     names = args.names or list(WORKLOADS)
-    rows: dict[str, Any] = {}
-    firsts: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as caches:
-        for name in names:
-            rows[name] = measure(name, peers, args.threads, effort, Path(caches))
-            print(table.lines(name, rows[name]), flush=True)
-    for name in names if not args.no_first_calls else ():
-        if name in FIRST_CALLS:
-            compiled = [p for p in peers if p != "torch" and "ms" in rows[name][p]]
-            firsts[name] = first_calls(name, compiled, args.threads, effort)
-            print(table.first_lines(name, firsts[name]), flush=True)
-    versions = {p: r["version"] for row in rows.values() for p, r in row.items() if "version" in r}
-    return {
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    found: dict[str, Any] = {
         "benchmark": "cpu",
         "date": datetime.now(UTC).date().isoformat(),
         "device": device(),
         "threads": args.threads,
         "load": os.getloadavg()[0],
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, **versions},
+        "versions": versions,
         "skipped": {p: why for p in PEERS if (why := missing(p))},
-        "workloads": {name: WORKLOADS[name].__doc__ for name in names},
-        "results": rows,
-        "first_calls": firsts,
+        "workloads": {},
+        "results": {},
+        "first_calls": {},
     }
+    same = all(before.get(key) == found[key] for key in ("date", "device", "threads", "skipped"))
+    for key in ("workloads", "results", "first_calls") if same else ():
+        found[key].update(before[key])
+    rows, firsts = found["results"], found["first_calls"]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as caches:
+        for name in names:
+            rows[name] = measure(name, peers, args.threads, effort, Path(caches))
+            found["workloads"][name] = WORKLOADS[name].__doc__
+            versions.update({p: r["version"] for p, r in rows[name].items() if "version" in r})
+            print(table.lines(name, rows[name]), flush=True)
+            save(found)
+    for name in names if not args.no_first_calls else ():
+        if name in FIRST_CALLS:
+            compiled = [p for p in peers if p != "torch" and "ms" in rows[name][p]]
+            firsts[name] = first_calls(name, compiled, args.threads, effort)
+            print(table.first_lines(name, firsts[name]), flush=True)
+            save(found)
+    return found
 
 
 def device() -> str:
@@ -242,11 +262,17 @@ def main() -> None:
             print(f"{p}: skipped, {why}")
         else:
             peers.append(p)
-    result = report(args, QUICK if args.quick else Effort(), peers)
-    path = args.json or ROOT / "benchmarks" / "results" / f"cpu-{result['date']}.json"
-    if str(path) != "-":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n")
+    today = datetime.now(UTC).date().isoformat()
+    path = args.json or ROOT / "benchmarks" / "results" / f"cpu-{today}.json"
+    kept = str(path) != "-"
+
+    def save(found: dict[str, Any]) -> None:
+        if kept:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(found, indent=2) + "\n")
+
+    before = json.loads(path.read_text()) if kept and path.exists() and not args.quick else {}
+    result = report(args, QUICK if args.quick else Effort(), peers, before, save)
     if args.readme:
         table.write(ROOT / "README.md", result)
 
