@@ -89,6 +89,10 @@ class RunError(VtcError):
     """A compiled program failed while running."""
 
 
+class OutOfMemoryError(RunError, MemoryError):
+    """A device has no memory left for what was asked."""
+
+
 class VtcWarning(UserWarning):
     """Something works, but not as well as it could; said once per process."""
 
