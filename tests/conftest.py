@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 from importlib.util import find_spec
 
 import pytest
@@ -9,6 +10,10 @@ from hypothesis import HealthCheck, settings
 
 # Before vtc is imported: it reads the environment once.
 os.environ["VTC_CHECK"] = "2"
+
+# Shells start background jobs with ^C ignored, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "ci",
