@@ -423,3 +423,27 @@ def test_an_arena_that_is_too_large_names_the_program_and_its_largest_values(mac
     assert arena == "  its arena takes 6,400,000,000 bytes, most of them for"
     assert ": f32[" in value
     assert "], 6,400,000,000 bytes at <string>:" in value
+
+
+MANY = """
+import resource
+import vtc
+
+def many(x):
+    return x @ x.T
+
+f = vtc.compile(many)
+x = vtc.ones(8_000, 2)
+kept = [f(x), f(x), f(x)]
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+while True:
+    kept.append(f(x))
+"""
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="limits of another system")
+def test_outputs_that_do_not_fit_are_reported_by_a_replayed_call_too(machine):
+    status, _, errors = machine.build(MANY)
+    assert status == 1
+    last = errors[errors.rindex("RunError: ") :].splitlines()
+    assert last[0].startswith("RunError: many: expected enough memory, got MemoryError: Unable to")

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, final
 
+from vtc.errors import RunError
 from vtc.frontend.autograd import running
 from vtc.frontend.dispatch import _process as process
 from vtc.frontend.dispatch import state
@@ -91,7 +92,10 @@ class Replay:
         if not self._one or bound is None:
             return self.run(leaves, places)
         self.entry.calls += 1
-        ((array, place),) = bound.call(places, ())
+        try:
+            ((array, place),) = bound.call(places, ())
+        except MemoryError as error:
+            raise self._out_of_memory(leaves, error) from error
         x = Tensor()
         x._array, x._storage, x._known = array, Storage(CPU), (array, False, place, self._kinds[0])
         return x
@@ -161,7 +165,15 @@ class Replay:
         for i in self._written:
             leaves[i]._storage.version += 1
         numbers = [leaves[s.index] if s.read is None else s.read() for s in self._numbers]
-        return self._results(leaves, bound.run(places, numbers))
+        try:
+            made = bound.run(places, numbers)
+        except MemoryError as error:
+            raise self._out_of_memory(leaves, error) from error
+        return self._results(leaves, made)
+
+    def _out_of_memory(self, leaves: Sequence[Any], error: MemoryError) -> RunError:
+        arrays = [self.entry.fetch(s, leaves) for s in self.entry.traced.sources]
+        return self.entry.forward.out_of_memory(arrays, error)
 
     def _results(self, leaves: Sequence[Any], made: Sequence[tuple[Array, int]]) -> Any:
         entry, tensors = self.entry, {}
