@@ -143,7 +143,7 @@ def _unravel(at: Size, shape: Sequence[Size]) -> list[Size]:
     outer = next((a for a, n in enumerate(shape) if n != 1), 0)
     for axis in reversed(range(len(shape))):
         n = shape[axis]
-        found.append(0 if n == 1 else at if axis == outer else mod(at, n))
+        found.append(0 if n in (0, 1) else at if axis == outer else mod(at, n))
         at = at if n == 1 else floordiv(at, n) if n != 0 else 0
     return found[::-1]
 
