@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compile_time import Gpt
 
 import vtc
 import vtc.nn as nn
 import vtc.nn.functional as F
+from benchmarks.compile_time import Gpt
 from vtc.frontend.trace import Request, trace
 from vtc.frontend.tree import flatten
 from vtc.ir.graph import Program
