@@ -29,7 +29,8 @@ from vtc.config import config
 from vtc.errors import ArgumentError, CodegenError, ParseError, RunError, VtcWarning
 from vtc.ir.evaluate import bind, evaluate
 from vtc.ir.graph import Loc, Program
-from vtc.ir.plan import Plan, from_json, to_json
+from vtc.ir.plan import Plan
+from vtc.ir.saved import from_json, to_json
 from vtc.ir.text import show
 from vtc.ir.types import Array
 from vtc.passes import PIPELINE

@@ -19,7 +19,7 @@ from vtc.ir.op import REGISTRY, Pointwise
 from vtc.ir.ops.composite import Composite
 from vtc.ir.ops.control import Control, Item, StopGradient
 from vtc.ir.ops.expr import Expr
-from vtc.ir.plan import from_json, to_json
+from vtc.ir.saved import from_json, to_json
 from vtc.ir.target import cpu
 from vtc.ir.text import parse
 from vtc.ir.types import TensorType, bf16, bool_, f16, f32, f64, i32, i64, u8

@@ -29,7 +29,7 @@ LAYERS = (
     ("vtc.errors",),
 )
 RANK = {name: -height for height, names in enumerate(LAYERS) for name in names}
-RUNTIME_SEES = ("vtc.ir.plan", "vtc.ir.types", "vtc.ir.dims", "vtc.ir.target")
+RUNTIME_SEES = ("vtc.ir.plan", "vtc.ir.saved", "vtc.ir.types", "vtc.ir.dims", "vtc.ir.target")
 
 # The only place that may import each of these.
 HOMES = {

@@ -12,6 +12,7 @@ from vtc.ir.dims import Dim, Sym, floordiv, maximum, minimum, mod, parse_size
 from vtc.ir.plan import (
     Arena,
     Buffer,
+    Build,
     Copy,
     Input,
     Kernel,
@@ -19,12 +20,13 @@ from vtc.ir.plan import (
     Output,
     Plan,
     check,
-    from_json,
-    to_json,
 )
+from vtc.ir.saved import from_json, to_json
 from vtc.ir.types import bf16, f32, i64
 
 B, T = Sym.var("B"), Sym.var("T")
+BUILD = Build(("*fp32", "*fp32", "i64"), warps=8, stages=2, checks=True)
+GPU = Kernel("k1", "vtc_k1", "import triton\n", "", BUILD)
 PLAN = Plan(
     name="mlp",
     dims=(Dim("B", 1, 64), Dim("T", 0, None, 8)),
@@ -35,10 +37,14 @@ PLAN = Plan(
     ),
     outputs=(Buffer(f32, (B, 10)), Buffer(bf16, (784, 10))),
     arena=64 * B * T + 4096,
-    kernels=(Kernel("k0", "vtc_k0", 'void vtc_k0(void);\n// "quoted" \u2713\n', "mlp.py:14 up"),),
+    kernels=(
+        Kernel("k0", "vtc_k0", 'void vtc_k0(void);\n// "quoted" \u2713\n', "mlp.py:14 up"),
+        GPU,
+    ),
     steps=(
         Launch("k0", (Input(0), Input(1), Arena(0)), (B, (B * T) // 3), "mlp.py:14 up", 8 * B),
         Launch("k0", (Arena(0), Output(1), Arena(64 * B))),
+        Launch("k1", (Arena(0), Output(1)), (B,), grid=(floordiv(B + 3, 4), 1)),
         Copy(Arena(4096), Output(0), 40 * B),
     ),
     host="int vtc_run;",
@@ -55,7 +61,8 @@ plan mlp
   arena: 64*B*T + 4096 bytes
   0: k0(in0, in1, arena+0; B, ((B*T)//3))  # mlp.py:14 up
   1: k0(arena+0, out1, arena+(64*B))
-  2: copy arena+4096 -> out0, 40*B bytes"""
+  2: k1(arena+0, out1; B) on ((B + 3)//4) x 1
+  3: copy arena+4096 -> out0, 40*B bytes"""
 
 
 def test_it_prints():
@@ -82,6 +89,7 @@ BROKEN = {
     "copy beyond an output": replace(PLAN, steps=(Copy(Arena(0), Output(1), 15681),)),
     "negative offset": replace(PLAN, steps=(Copy(Arena(-64), Output(0), 4),)),
     "unknown dim in a size": replace(PLAN, steps=(Launch("k0", (), (Sym.var("N"),)),)),
+    "unknown dim in a grid": replace(PLAN, steps=(Launch("k1", (), grid=(Sym.var("N"),)),)),
     "unknown dim in a shape": replace(PLAN, outputs=(Buffer(f32, (Sym.var("N"),)),) * 2),
     "unknown dim in the arena": replace(PLAN, arena=Sym.var("N")),
     "a dim no input has": replace(PLAN, dims=(*PLAN.dims, Dim("N"))),
@@ -103,6 +111,7 @@ MESSAGES = {
     "copy beyond an output": "expected memory of the plan, got 15681 bytes at out1",
     "negative offset": "expected a size of at least 0, got -64",
     "unknown dim in a size": "expected a declared dim, got N in size N",
+    "unknown dim in a grid": "expected a declared dim, got N in size N",
     "unknown dim in a shape": "expected a declared dim, got N in size N",
     "unknown dim in the arena": "expected a declared dim, got N in size N",
     "a dim no input has": "expected an input axis of size N, got none",
@@ -131,9 +140,9 @@ def changed(**fields):
     [
         ("{", "expected JSON"),
         ("[" * 100_000, "expected JSON"),
-        ("[]", "expected format 2, got 'list'"),
-        ("{}", "expected format 2, got None"),
-        (changed(format=1), "expected format 2, got 1"),
+        ("[]", "expected format 3, got 'list'"),
+        ("{}", "expected format 3, got None"),
+        (changed(format=1), "expected format 3, got 1"),
         (changed(name=3), "expected text, got 3"),
         (changed(dims={}), "expected a list, got {}"),
         (changed(dims=[["B", 1]]), "expected a dim"),
@@ -143,7 +152,7 @@ def changed(**fields):
         (changed(arena=1.5), "expected a size, got 1.5"),
         (changed(arena=True), "expected a size, got true"),
         (changed(arena="B.real"), "expected a size, got 'B.real'"),
-        (changed(kernels=[["k0", "a b", "", ""]]), 'expected a symbol, got "a b"'),
+        (changed(kernels=[["k0", "a b", "", "", None]]), 'expected a symbol, got "a b"'),
         (changed(steps=[["jump"]]), "expected a launch or a copy"),
         (changed(steps=[["copy", ["heap", 0], ["in", 0], 4]]), "expected in, out or arena"),
         (changed(steps=[["copy", ["in", "0"], ["in", 0], 4]]), "expected an integer"),

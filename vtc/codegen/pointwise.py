@@ -100,10 +100,10 @@ def _alone(region: Region) -> tuple[PointwiseSpec, Size]:
     if 0 in shape:
         return empty(elements, shape), 0
     index = elements.loops("i", shape)
-    _prepare(elements, shape, index)
+    trace_in_order(elements, shape, index)
     stores = []
     for k, o in enumerate(region.graph.outputs):
-        at = _place(index, shape, shapes[k])
+        at = place(index, shape, shapes[k])
         stores.append(elements.store(k, at, elements.at(o, at)))
     body = Body(elements.trace, stores)
     loops = body.arrange(body.loops(index))
@@ -113,7 +113,7 @@ def _alone(region: Region) -> tuple[PointwiseSpec, Size]:
     return PointwiseSpec(top, inside), cost
 
 
-def _place(index: Index, shape: Shape, other: Shape) -> Index:
+def place(index: Index, shape: Shape, other: Shape) -> Index:
     """Where in ``other`` the element is that ``shape`` has at ``index``."""
     if shape == other:
         return index
@@ -121,7 +121,7 @@ def _place(index: Index, shape: Shape, other: Shape) -> Index:
     return Reshape(shape).source(index, source, out)
 
 
-def _prepare(elements: Elements, shape: Shape, index: Index) -> None:
+def trace_in_order(elements: Elements, shape: Shape, index: Index) -> None:
     """In a long region, trace the nodes in order, so that nothing recurses deeply."""
     region, count = elements.region, product(shape)
     if len(region.graph.nodes) < LONG:
@@ -129,7 +129,7 @@ def _prepare(elements: Elements, shape: Shape, index: Index) -> None:
     for node in region.graph.nodes:
         own = region.shape(node)
         if isinstance(node.op, Pointwise) and product(own) == count:
-            elements.at(node, _place(index, shape, own))
+            elements.at(node, place(index, shape, own))
 
 
 def _horizontal(region: Region, found: Sequence[Component]) -> HorizontalSpec:

@@ -12,6 +12,7 @@ from typing import cast, final
 
 from vtc.codegen.scalar import CScalars, refuse_complex
 from vtc.codegen.sizes import Facts, Range
+from vtc.codegen.spelling import Spelling
 from vtc.codegen.trace import Cell, Let, Trace, Value
 from vtc.errors import CodegenError
 from vtc.ir.dims import Size, Sym, substitute, symbols
@@ -85,12 +86,13 @@ class Elements:
     """Traces elements of the nodes of a region.
 
     ``fixed`` gives the element of a node that is not computed by inlining: a reduction's
-    accumulator.
+    accumulator. ``spelling`` makes the scalars of the target.
     """
 
     region: Region
+    spelling: Callable[[Trace], Spelling] = CScalars
     trace: Trace = field(init=False)
-    scalars: CScalars = field(init=False)
+    scalars: Spelling = field(init=False)
     fixed: dict[Node, Callable[[Index], Value]] = field(default_factory=dict)
     _buffers: dict[Node, str] = field(init=False)
     _products: frozenset[Node] = field(init=False)
@@ -98,7 +100,7 @@ class Elements:
 
     def __post_init__(self) -> None:
         self.trace = Trace(Facts(dict(self.region.ranges)))
-        self.scalars = CScalars(self.trace)
+        self.scalars = self.spelling(self.trace)
         self._products = _rounded(self.region.graph)
         self._buffers = {p: f"x{k}" for k, p in enumerate(self.region.graph.params)}
 
@@ -157,7 +159,7 @@ class Elements:
         """Assign to output ``k``."""
         node = self.region.graph.outputs[k]
         cell = self.cell(f"y{k}", self.region.shape(node), index)
-        return Let("", "", (cell, " = ", *self.scalars.stored(value, node.tensor.dtype)))
+        return Let("", "", self.scalars.assigned(cell, value, node.tensor.dtype))
 
     def cell(self, buffer: str, shape: Sequence[Size], index: Index) -> Cell:
         """The element of a dense row-major buffer at ``index``."""

@@ -17,9 +17,9 @@ else:
     jinja2 = lazy.module("jinja2")
 
 
-def render(template: str, **fields: Any) -> str:
-    """The text of ``templates/<template>.c.jinja``, without blank lines."""
-    text = _environment().get_template(f"{template}.c.jinja").render(fields)
+def render(template: str, language: str = "c", **fields: Any) -> str:
+    """The text of ``templates/<template>.<language>.jinja``, without blank lines."""
+    text = _environment().get_template(f"{template}.{language}.jinja").render(fields)
     return "\n".join(line.rstrip() for line in text.splitlines() if line.strip()) + "\n"
 
 

@@ -12,10 +12,11 @@ from typing import cast, final
 
 import numpy as np
 
+from vtc.codegen.spelling import Spelling
 from vtc.codegen.trace import Cell, Let, Part, Trace, Value
 from vtc.errors import CodegenError
 from vtc.ir.dims import Size, Sym
-from vtc.ir.scalar import Scalar, Scalars
+from vtc.ir.scalar import Scalar
 from vtc.ir.types import DType, bool_, f32, f64, i32, i64
 
 REGISTER = {
@@ -45,7 +46,7 @@ _OWN_F32 = {"exp", "log", "tanh", "erf", "sin", "cos"}
 
 @final
 @dataclass
-class CScalars(Scalars):
+class CScalars(Spelling):
     """Records scalars in ``trace``. Where ``mask`` is false, nothing is read or checked."""
 
     trace: Trace
@@ -114,7 +115,7 @@ class CScalars(Scalars):
         """A comparison; a literal where index expressions decide it."""
         x, y = _value(x), _value(y)
         if x.size is not None and y.size is not None:
-            known = self._decide(fn, x.size, y.size)
+            known = self.trace.facts.decide(fn, x.size, y.size)
             if known is not None:
                 return self.const(known, bool_)
         return self._let(bool_, x, f" {_COMPARE[fn]} ", y)
@@ -187,6 +188,10 @@ class CScalars(Scalars):
                 if function == f"vtc_from_{dtype}(":
                     return (narrow,)
         return (f"vtc_to_{dtype}(", x, ")")
+
+    def assigned(self, cell: Cell, x: Scalar, dtype: DType) -> tuple[Part, ...]:
+        """The statement that puts ``x`` into ``cell``, of ``dtype``."""
+        return (cell, " = ", *self.stored(x, dtype))
 
     def both(self, x: Scalar | None, y: Scalar | None) -> Value | None:
         """The conjunction of two masks; None is always true."""
@@ -268,18 +273,6 @@ class CScalars(Scalars):
         self.trace.needs.add("math")
         name = {"pow": "pow", "floordiv": "vtc_floordiv_", "mod": "vtc_mod_"}[fn]
         return self._let(x.dtype, f"{name}{_suffix(x.dtype)}(", x, ", ", y, ")")
-
-    def _decide(self, fn: str, x: Size, y: Size) -> bool | None:
-        facts = self.trace.facts
-        x, y = facts.simplify(x), facts.simplify(y)
-        below, above = facts.less(x, y), facts.less(y, x)
-        at_most, at_least = facts.at_least(y - x, 0), facts.at_least(x - y, 0)
-        equal = x == y
-        true = {"lt": below, "le": at_most, "gt": above, "ge": at_least}
-        true |= {"eq": equal, "ne": below or above}
-        false = {"lt": at_least, "le": above, "gt": at_most, "ge": below}
-        false |= {"eq": below or above, "ne": equal}
-        return True if true[fn] else False if false[fn] else None
 
 
 def literal(value: complex, dtype: DType) -> str:

@@ -30,6 +30,23 @@ Range = tuple[int, int | None]
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Language:
+    """How index expressions are spelled: ``//`` and ``%`` of what is not negative, functions that
+    floor, and integers beyond 32 bits.
+    """
+
+    quotient: str
+    function: str
+    extreme: str
+    big: str
+
+
+C = Language("/", "vtc_{}({}, {})", "vtc_{}imum({}, {})", "INT64_C({})")
+PYTHON = Language("//", "vtc_{}({}, {})", "tl.{}imum({}, {})", "{}")
+
+
+@final
 @dataclass
 class Facts:
     """Ranges of names; ``extents`` says more of loop variables: ``0 <= v < extents[v]``."""
@@ -57,6 +74,18 @@ class Facts:
     def inside(self, index: Size, size: Size) -> bool:
         """Whether ``0 <= index < size`` is certain."""
         return self.at_least(index, 0) and self.less(index, size)
+
+    def decide(self, fn: str, x: Size, y: Size) -> bool | None:
+        """Whether the comparison ``fn`` (``eq ne lt le gt ge``) holds; None if that varies."""
+        x, y = self.simplify(x), self.simplify(y)
+        below, above = self.less(x, y), self.less(y, x)
+        at_most, at_least = self.at_least(y - x, 0), self.at_least(x - y, 0)
+        equal = x == y
+        true = {"lt": below, "le": at_most, "gt": above, "ge": at_least}
+        true |= {"eq": equal, "ne": below or above}
+        false = {"lt": at_least, "le": above, "gt": at_most, "ge": below}
+        false |= {"eq": below or above, "ne": equal}
+        return True if true[fn] else False if false[fn] else None
 
     def simplify(self, size: Size) -> Size:
         """An equal, simpler expression."""
@@ -180,17 +209,19 @@ def divisors(size: Size, name: str) -> set[Size]:
     return found
 
 
-def c_text(size: Size, facts: Facts) -> str:
-    """``size`` as a C expression of type int64_t or int, without outer parentheses."""
+def c_text(size: Size, facts: Facts, language: Language = C) -> str:
+    """``size`` as an expression of type int64_t or int, without outer parentheses; in C, or else in
+    ``language``.
+    """
     if isinstance(size, int):
-        return str(size) if abs(size) < 2**31 else f"INT64_C({size})"
-    text = " + ".join(_term(monomial, c, facts) for monomial, c in size.terms)
+        return str(size) if abs(size) < 2**31 else language.big.format(size)
+    text = " + ".join(_term(monomial, c, facts, language) for monomial, c in size.terms)
     return text.replace("+ -", "- ")
 
 
-def c_factor(size: Size, facts: Facts) -> str:
-    """``size`` as a C expression that binds tightly."""
-    text = c_text(size, facts)
+def c_factor(size: Size, facts: Facts, language: Language = C) -> str:
+    """``size`` as an expression that binds tightly; see :func:`c_text`."""
+    text = c_text(size, facts, language)
     match size:
         case Sym(terms=(((_,), 1),)):
             return text  # one atom brings its parentheses
@@ -212,24 +243,26 @@ def _mentions(atom: Atom, name: str) -> bool:
     return name in symbols(atom.a) | symbols(atom.b)
 
 
-def _term(monomial: tuple[Atom, ...], c: int, facts: Facts) -> str:
-    factors = [_atom_text(a, facts) for a in monomial]
+def _term(monomial: tuple[Atom, ...], c: int, facts: Facts, language: Language) -> str:
+    factors = [_atom_text(a, facts, language) for a in monomial]
     sign = "-" if c < 0 else ""
     if abs(c) != 1 or not factors:
-        factors.append(c_text(abs(c), facts))
+        factors.append(c_text(abs(c), facts, language))
     return sign + "*".join(factors)
 
 
-def _atom_text(atom: Atom, facts: Facts) -> str:
+def _atom_text(atom: Atom, facts: Facts, language: Language) -> str:
     if isinstance(atom, Var):
         return atom.name
-    a, b = c_factor(atom.a, facts), c_factor(atom.b, facts)
-    # C truncates where Python floors; they agree on what is not negative.
+    a, b = c_factor(atom.a, facts, language), c_factor(atom.b, facts, language)
+    # Targets truncate where Python floors; they agree on what is not negative.
     plain = facts.at_least(atom.a, 0) and facts.at_least(atom.b, 1)
     match atom.fn:
-        case "floordiv":
-            return f"({a}/{b})" if plain else f"vtc_floordiv({a}, {b})"
-        case "mod":
-            return f"({a}%{b})" if plain else f"vtc_mod({a}, {b})"
+        case "floordiv" if plain:
+            return f"({a}{language.quotient}{b})"
+        case "mod" if plain:
+            return f"({a}%{b})"
+        case "floordiv" | "mod":
+            return language.function.format(atom.fn, a, b)
         case fn:
-            return f"vtc_{fn}imum({a}, {b})"
+            return language.extreme.format(fn, a, b)

@@ -128,9 +128,11 @@ class Space:
         return f"({', '.join(f'{names[r]} {n}' for r, n in self.merged)})"
 
 
-def tiles(region: Region) -> tuple[Elements, Tiles]:
-    """The loops of a region in which all ops that are not pointwise are reductions."""
-    tracer = _Tracer(Elements(region), Space.of(region))
+def tiles(region: Region, elements: Elements | None = None) -> tuple[Elements, Tiles]:
+    """The loops of a region in which all ops that are not pointwise are reductions; ``elements``
+    (in C if there are none) are traced.
+    """
+    tracer = _Tracer(elements or Elements(region), Space.of(region))
     for node in reductions(region):
         tracer.reduction(node)
     stores = [tracer.output(k) for k in range(len(region.graph.outputs))]

@@ -43,7 +43,14 @@ class Cell:
     offset: Size
 
 
-Part = str | int | Sym | Value | Cell
+@final
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """The condition that a block's element is one that there is; see :mod:`vtc.codegen.triton`."""
+
+
+INSIDE = Inside()
+Part = str | int | Sym | Value | Cell | Inside
 
 
 @final
@@ -163,6 +170,8 @@ def _rewrite(part: Part, change: Callable[[Size], Size]) -> Part:
 
 def _print(part: Part, facts: Facts) -> str:
     match part:
+        case Inside():
+            return "1"  # C computes one element at a time
         case Cell(buffer, offset):
             return f"{buffer}[{c_text(offset, facts)}]"
         case Value(text="", size=size) if size is not None:

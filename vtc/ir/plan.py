@@ -43,20 +43,23 @@ pointer)::
 
 ``run`` calls the kernel for each part, in any order, and gives the results or'ed. What a kernel
 computes does not depend on ``parts``.
+
+**On a GPU** there is no host program: the steps become nodes of a CUDA graph. A kernel takes its
+pointers, which are 16-byte aligned, then its sizes as 64-bit integers, then (if it ``checks``
+indices) a pointer to a 32-bit cell into which it writes 1 if one was out of its range.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar, final
+from typing import TypeVar, final
 
-from vtc.errors import ArgumentError, ParseError
-from vtc.ir.dims import Dim, Size, Sym, is_size, parse_size, symbols
-from vtc.ir.types import DTYPES, DType, TensorType
+from vtc.errors import ParseError
+from vtc.ir.dims import Dim, Size, symbols
+from vtc.ir.types import DType, TensorType
 
-FORMAT = 2
+FORMAT = 3
 T = TypeVar("T")
 
 
@@ -87,13 +90,50 @@ class Buffer:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Build:
+    """How a Triton kernel is compiled: the type of each argument (``*fp32``, ``i64``), warps,
+    stages of its loops, and whether it ``checks`` indices: then its last argument is an error cell.
+
+    A kernel with a ``table`` takes one pointer to the pointers in its arguments instead of these.
+    """
+
+    signature: tuple[str, ...]
+    warps: int = 4
+    stages: int = 3
+    checks: bool = False
+    table: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Kernel:
-    """One distinct kernel: ``symbol`` is its function in ``source``; ``note`` names user lines."""
+    """One distinct kernel: ``symbol`` is its function in ``source``; ``note`` names user lines.
+
+    ``build`` is there if the source is Triton; else it is C.
+    """
 
     name: str
     symbol: str
     source: str
     note: str = ""
+    build: Build | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """A kernel for one architecture, as a device loads it.
+
+    ``shared`` is the bytes of shared memory of a block, ``scratch`` those of global memory that
+    each block of the grid needs, in one buffer aligned to ``alignment``.
+    """
+
+    name: str
+    cubin: bytes
+    warps: int
+    shared: int = 0
+    scratch: int = 0
+    alignment: int = 1
 
 
 @final
@@ -137,7 +177,8 @@ Ref = Input | Output | Arena
 class Launch:
     """Call a kernel with pointers ``args`` and then integers ``sizes``.
 
-    ``work`` is about how many loads it does; 0 for a kernel that cannot run in parts.
+    ``work`` is about how many loads it does; 0 for a kernel that cannot run in parts. On a GPU it
+    runs as a ``grid`` of blocks; a grid without blocks is no launch.
     """
 
     kernel: str
@@ -145,10 +186,12 @@ class Launch:
     sizes: tuple[Size, ...] = ()
     note: str = ""
     work: Size = 0
+    grid: tuple[Size, ...] = ()
 
     def __str__(self) -> str:
         sizes = f"; {', '.join(map(str, self.sizes))}" if self.sizes else ""
-        return f"{self.kernel}({', '.join(map(str, self.args))}{sizes}){_comment(self.note)}"
+        grid = f" on {' x '.join(map(str, self.grid))}" if self.grid else ""
+        return f"{self.kernel}({', '.join(map(str, self.args))}{sizes}){grid}{_comment(self.note)}"
 
 
 @final
@@ -170,7 +213,7 @@ Step = Launch | Copy
 @final
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """See the module."""
+    """See the module. ``target`` is the name of what it was made for."""
 
     name: str
     dims: tuple[Dim, ...]
@@ -180,6 +223,7 @@ class Plan:
     kernels: tuple[Kernel, ...]
     steps: tuple[Step, ...]
     host: str = ""
+    target: str = "cpu"
 
     def __str__(self) -> str:
         return "\n".join([f"plan {self.name}", *(f"  {line}" for line in self._lines())])
@@ -217,44 +261,6 @@ def check(plan: Plan) -> Plan:
     return plan
 
 
-def to_json(plan: Plan) -> str:
-    """``plan`` as JSON text that :func:`from_json` reads back as an equal plan."""
-    fields = {
-        "format": FORMAT,
-        "name": plan.name,
-        "dims": [[d.name, d.min, d.max, d.multiple] for d in plan.dims],
-        "inputs": [_buffer_out(b) for b in plan.inputs],
-        "outputs": [_buffer_out(b) for b in plan.outputs],
-        "arena": _size_out(plan.arena),
-        "kernels": [[k.name, k.symbol, k.source, k.note] for k in plan.kernels],
-        "steps": [_step_out(s) for s in plan.steps],
-        "host": plan.host,
-    }
-    return json.dumps(fields, indent=1)
-
-
-def from_json(text: str) -> Plan:
-    """The plan in ``text``; ParseError if it is not one."""
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ParseError(f"plan: expected JSON, got {error}") from None
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        got = fields.get("format") if isinstance(fields, dict) else type(fields).__name__
-        raise ParseError(f"plan: expected format {FORMAT}, got {got!r}")
-    plan = Plan(
-        name=_text(fields.get("name")),
-        dims=_tuple(fields.get("dims"), _dim_in),
-        inputs=_tuple(fields.get("inputs"), _buffer_in),
-        outputs=_tuple(fields.get("outputs"), _buffer_in),
-        arena=_size_in(fields.get("arena")),
-        kernels=_tuple(fields.get("kernels"), _kernel_in),
-        steps=_tuple(fields.get("steps"), _step_in),
-        host=_text(fields.get("host")),
-    )
-    return check(plan)
-
-
 # checks
 
 
@@ -288,7 +294,7 @@ def _check_overwritten(plan: Plan) -> None:
 def _check_step(plan: Plan, where: str, step: Step, known: frozenset[str]) -> None:
     match step:
         case Launch():
-            for size in (*step.sizes, step.work):
+            for size in (*step.sizes, step.work, *step.grid):
                 _sized(where, size, known)
             for ref in step.args:
                 _check_ref(plan, where, ref, 0, known)
@@ -313,121 +319,5 @@ def _check_ref(plan: Plan, where: str, ref: Ref, nbytes: Size, known: frozenset[
         raise ParseError(f"{where}: expected memory of the plan, got {size}{ref}")
 
 
-# JSON
-
-
 def _comment(note: str) -> str:
     return f"  # {note}" if note else ""
-
-
-def _size_out(size: Size) -> int | str:
-    return str(size) if isinstance(size, Sym) else size
-
-
-def _buffer_out(b: Buffer) -> list[Any]:
-    return [b.dtype.name, [_size_out(s) for s in b.shape], b.path, b.overwritten]
-
-
-def _ref_out(ref: Ref) -> list[Any]:
-    match ref:
-        case Input(i):
-            return ["in", i]
-        case Output(i):
-            return ["out", i]
-        case Arena(offset):
-            return ["arena", _size_out(offset)]
-
-
-def _step_out(step: Step) -> list[Any]:
-    match step:
-        case Launch(kernel, args, sizes, note, work):
-            refs = [_ref_out(a) for a in args]
-            return ["launch", kernel, refs, [_size_out(s) for s in sizes], note, _size_out(work)]
-        case Copy(source, target, nbytes):
-            return ["copy", _ref_out(source), _ref_out(target), _size_out(nbytes)]
-
-
-def _wrong(expected: str, got: object) -> ParseError:
-    text = json.dumps(got)
-    shown = text if len(text) < 80 else f"{text[:77]}..."
-    return ParseError(f"plan: expected {expected}, got {shown}")
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise _wrong("text", value)
-    return value
-
-
-def _whole(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _wrong("an integer", value)
-    return value
-
-
-def _size_in(value: object) -> Size:
-    if isinstance(value, str):
-        return parse_size(value)
-    if not is_size(value):
-        raise _wrong("a size", value)
-    return _whole(value)
-
-
-def _tuple(value: object, item: Callable[[Any], T]) -> tuple[T, ...]:
-    if not isinstance(value, list):
-        raise _wrong("a list", value)
-    return tuple(map(item, value))
-
-
-def _record(value: object, expected: str, length: int) -> list[Any]:
-    if not isinstance(value, list) or len(value) != length:
-        raise _wrong(expected, value)
-    return value
-
-
-def _dim_in(value: object) -> Dim:
-    name, low, high, multiple = _record(value, "a dim [name, min, max, multiple]", 4)
-    top = None if high is None else _whole(high)
-    try:
-        return Dim(_text(name), _whole(low), top, _whole(multiple))
-    except ArgumentError as error:
-        raise ParseError(f"plan: {error}") from None
-
-
-def _buffer_in(value: object) -> Buffer:
-    dtype, shape, path, over = _record(value, "a buffer [dtype, shape, path, overwritten]", 4)
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise _wrong("a dtype", dtype)
-    overwritten = None if over is None else _whole(over)
-    return Buffer(DTYPES[dtype], _tuple(shape, _size_in), _text(path), overwritten)
-
-
-def _kernel_in(value: object) -> Kernel:
-    name, symbol, source, note = _record(value, "a kernel [name, symbol, source, note]", 4)
-    if not _text(symbol).isidentifier():
-        raise _wrong("a symbol", symbol)
-    return Kernel(_text(name), symbol, _text(source), _text(note))
-
-
-_REFS: Mapping[str, Callable[[Any], Ref]] = {
-    "in": lambda i: Input(_whole(i)),
-    "out": lambda i: Output(_whole(i)),
-    "arena": lambda offset: Arena(_size_in(offset)),
-}
-
-
-def _ref_in(value: object) -> Ref:
-    kind, at = _record(value, "a reference [kind, place]", 2)
-    if not isinstance(kind, str) or kind not in _REFS:
-        raise _wrong("in, out or arena", kind)
-    return _REFS[kind](at)
-
-
-def _step_in(value: object) -> Step:
-    match value:
-        case ["launch", kernel, args, sizes, note, work]:
-            refs, numbers = _tuple(args, _ref_in), _tuple(sizes, _size_in)
-            return Launch(_text(kernel), refs, numbers, _text(note), _size_in(work))
-        case ["copy", source, target, nbytes]:
-            return Copy(_ref_in(source), _ref_in(target), _size_in(nbytes))
-    raise _wrong("a launch or a copy", value)

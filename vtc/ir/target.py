@@ -19,15 +19,34 @@ ATTENTION = frozenset({"attention_gradient", "scaled_dot_product_attention"})
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A device as the compiler sees it. ``vector`` is the bytes one vector register (or load)
-    holds."""
+    """A device as the compiler sees it.
+
+    ``vector`` is the bytes one vector register (or load) holds; ``arch`` the compute capability of
+    a GPU (90 for 9.0), ``processors`` how many multiprocessors it has and ``shared`` the bytes of
+    shared memory a block may have.
+    """
 
     name: str
     kind: Kind
     keeps: frozenset[str] = frozenset()
     vector: int = 16
+    arch: int = 0
+    processors: int = 0
+    shared: int = 0
 
 
 def cpu(*, vector: int = 32) -> Target:
     """A CPU, programmed in C with vectors of ``vector`` bytes; it keeps attention whole."""
     return Target(name="cpu", kind="cpu", keeps=ATTENTION, vector=vector)
+
+
+def cuda(arch: int = 90, *, processors: int = 132, shared: int = 232_448) -> Target:
+    """An NVIDIA GPU, programmed in Triton; an H100 if nothing else is said."""
+    return Target(
+        name=f"sm_{arch}",
+        kind="cuda",
+        keeps=ATTENTION,
+        arch=arch,
+        processors=processors,
+        shared=shared,
+    )

@@ -1,0 +1,60 @@
+"""What code generation asks of a target's scalars, beside what ops are lowered to."""
+
+from __future__ import annotations
+
+import abc
+
+from vtc.codegen.trace import Cell, Part, Trace, Value
+from vtc.ir.scalar import Scalar, Scalars
+from vtc.ir.types import DType
+
+
+class Spelling(Scalars):
+    """Records scalars in ``trace``. Where ``mask`` is false, nothing is read or checked."""
+
+    trace: Trace
+    mask: Value | None
+
+    @abc.abstractmethod
+    def const(self, value: complex, dtype: DType) -> Value:
+        """A literal of ``dtype``."""
+
+    @abc.abstractmethod
+    def select(self, condition: Scalar, x: Scalar, y: Scalar) -> Value:
+        """``x`` where ``condition`` (bool), else ``y``."""
+
+    @abc.abstractmethod
+    def compare(self, fn: str, x: Scalar, y: Scalar) -> Value:
+        """A comparison; the result is bool."""
+
+    @abc.abstractmethod
+    def cast(self, x: Scalar, dtype: DType) -> Value:
+        """``x`` as ``dtype``."""
+
+    @abc.abstractmethod
+    def unary(self, fn: str, x: Scalar) -> Value:
+        """A function of one scalar."""
+
+    @abc.abstractmethod
+    def binary(self, fn: str, x: Scalar, y: Scalar) -> Value:
+        """A function of two scalars."""
+
+    @abc.abstractmethod
+    def rounded(self, x: Value) -> Value:
+        """``x``, a product, as it is alone: not as a part of a fused multiply-add."""
+
+    @abc.abstractmethod
+    def load(self, cell: Cell, dtype: DType, other: float) -> Value:
+        """The element in ``cell``; ``other`` where the mask is false."""
+
+    @abc.abstractmethod
+    def stored(self, x: Scalar, dtype: DType) -> tuple[Part, ...]:
+        """``x``, in registers, as it is stored."""
+
+    @abc.abstractmethod
+    def assigned(self, cell: Cell, x: Scalar, dtype: DType) -> tuple[Part, ...]:
+        """The statement that puts ``x`` into ``cell``, of ``dtype``."""
+
+    @abc.abstractmethod
+    def both(self, x: Scalar | None, y: Scalar | None) -> Value | None:
+        """The conjunction of two masks; None is always true."""
