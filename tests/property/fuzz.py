@@ -17,13 +17,19 @@ from pathlib import Path
 from graphs import random_program
 from trial import Inputs, shrink, try_program, write
 
+from vtc.ir.graph import Program
+from vtc.ir.ops.attention import Attention
+
 FAILURES = Path(__file__).parent / "failures"
 SPECIAL = 0.08
 """Share of graphs whose inputs hold NaN and infinities."""
 
 
-def inputs_of(seed: int) -> Inputs:
-    return Inputs(seed, 0.05 if seed % 100 < 100 * SPECIAL else 0.0)
+def inputs_of(seed: int, program: Program) -> Inputs:
+    """Where keys come after a query, kernels do not look: what NaN there does is not said."""
+    ops = [n.op for n in program.entry.nodes]
+    ahead = any(isinstance(op, Attention) and op.is_causal for op in ops)
+    return Inputs(seed, 0.05 if seed % 100 < 100 * SPECIAL and not ahead else 0.0)
 
 
 def work(seeds: list[int], optimize: str) -> None:
@@ -31,14 +37,15 @@ def work(seeds: list[int], optimize: str) -> None:
     for seed in seeds:
         print(json.dumps({"begin": seed}), flush=True)
         program = random_program(seed)
-        why = try_program(program, inputs_of(seed), optimize)
+        why = try_program(program, inputs_of(seed, program), optimize)
         ops = sorted({n.op.name for n in program.entry.nodes if n.op})
         print(json.dumps({"end": seed, "why": why, "ops": ops}), flush=True)
 
 
 def shrink_one(seed: int, why: str, optimize: str) -> Path:
     """Write the failure of ``seed`` as small as it gets; a crash stays as it is."""
-    program, inputs = random_program(seed), inputs_of(seed)
+    program = random_program(seed)
+    inputs = inputs_of(seed, program)
     if not why.startswith("crash"):
         program = shrink(program, lambda p: kind(try_program(p, inputs, optimize)) == kind(why))
         why = try_program(program, inputs, optimize) or why

@@ -26,7 +26,8 @@ def test_what_failed_once_does_not_fail_again(path: Path):
 @compiles
 @pytest.mark.parametrize("seed", range(24))
 def test_random_graphs_compute_what_they_mean(seed):
-    assert try_program(random_program(seed), inputs_of(seed)) == ""
+    program = random_program(seed)
+    assert try_program(program, inputs_of(seed, program)) == ""
 
 
 def test_random_graphs_are_sound_and_the_same_each_time():

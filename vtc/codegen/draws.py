@@ -42,15 +42,18 @@ def draws(body: Body, name: str, block: int, ends: tuple[str, str]) -> list[tupl
         if generator is None:
             continue
         key, state, place = generator
-        if linear(place, name) != 1 or not _fixed(body, (key, state)):
+        begin = substitute(place, {name: Sym.var(first)})
+        source = Let("", "", (key, state, substitute(place, {name: 0})))
+        moves = any(name in reads(one) for one in needed(body.lets, [source]))
+        if linear(place, name) != 1 or moves or not _fixed(body, (key, state)):
             continue
         draw = f"d{len(found)}"
-        start = c_text(substitute(place, {name: Sym.var(first)}), body.facts)
+        start = c_text(begin, body.facts)
         whence = f"{key.text}, {state.text}, {start}, {last} - {first}"
         made = Draw(draw, block + 8, f"lead{len(found)}", f"vtc_draw({draw}, {whence})")
         at = Sym.var(name) - Sym.var(first) + Sym.var(made.lead)
         body.lets[let.name] = replace(let, parts=(Cell(draw, at),))
-        found.append((made, Let("", "", (key, state))))
+        found.append((made, source))
     return found
 
 

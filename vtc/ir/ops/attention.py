@@ -46,8 +46,10 @@ class Attention(Composite, abstract=True):
 
     Queries ``[.., T, D]``, keys ``[.., S, D]``, values ``[.., S, E]``; a mask broadcasts to
     ``[.., T, S]`` and says where to attend (bool) or is added to the scores. ``is_causal`` lets row
-    ``t`` attend to columns up to ``t``. The axis before these are heads, of which queries may have
-    a multiple of what keys and values have: head ``h`` reads keys and values ``h // group``.
+    ``t`` attend to columns up to ``t``; whether it sees a NaN or infinity beyond them is not said,
+    as kernels do not read what they can leave out. The axis before these are heads, of which
+    queries may have a multiple of what keys and values have: head ``h`` reads keys and values
+    ``h // group``.
     """
 
     is_causal: bool
