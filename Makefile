@@ -1,4 +1,5 @@
-# Needs python3 (3.11 or newer, with venv) and a C compiler; everything else goes into .venv.
+# Needs python3 (3.11 or newer, with venv) and a C compiler; everything else goes into .venv, and
+# what the Triton tests need into .venv-triton: Triton's interpreter wants an older NumPy.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -10,25 +11,32 @@ HEAD ?= HEAD
 
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+TRITON_BIN := .venv-triton/bin
+# 5: PYTEST_ARGS leaves no test, which is fine for one of two runs.
+TRITON_TEST = $(TRITON_BIN)/python -m pytest tests/triton $(PYTEST_ARGS) || test $$? -eq 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup parity demo test test-all fuzz check golden bench peers replay clean
+.PHONY: help setup triton parity demo test test-all fuzz check golden bench peers replay clean
 
 help: ## print this list
 	@awk -F ': *[^#]*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.stamp ## create .venv with vtc (editable) and the test tools
 
+triton: .venv-triton/.stamp ## create .venv-triton with Triton, which needs no GPU to compile
+
 parity: .venv/.parity ## also install PyTorch, so that the tests compare with it
 
 demo: .venv/.stamp ## train a small GPT
 	$(BIN)/python examples/train_gpt.py
 
-test: .venv/.stamp ## run the tests that need no GPU (PYTEST_ARGS="-n 2 -k softmax")
+test: .venv/.stamp .venv-triton/.stamp ## run the tests that need no GPU (PYTEST_ARGS="-n 2 -k softmax")
 	$(BIN)/python -m pytest -m "not gpu and not multi" $(PYTEST_ARGS)
+	$(TRITON_TEST)
 
-test-all: .venv/.stamp ## run every test; what this machine lacks is skipped with a reason
+test-all: .venv/.stamp .venv-triton/.stamp ## run every test; what this machine lacks is skipped with a reason
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(TRITON_TEST)
 
 fuzz: .venv/.stamp ## random graphs through the whole compiler (GRAPHS=2000 SEED=0)
 	$(BIN)/python tests/property/fuzz.py --graphs $(GRAPHS) --seed $(SEED) --keep
@@ -38,8 +46,9 @@ check: .venv/.stamp ## run what CI runs besides tests: ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-golden: .venv/.stamp ## write the golden files anew; review the diff
+golden: .venv/.stamp .venv-triton/.stamp ## write the golden files anew; review the diff
 	$(BIN)/python -m pytest tests/golden --update-golden $(PYTEST_ARGS)
+	$(TRITON_BIN)/python -m pytest tests/triton/test_resources.py --update-golden
 
 bench: .venv/.stamp ## measure against peers, results as JSON (BENCH_ARGS=...)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
@@ -50,12 +59,17 @@ peers: .venv/.stamp ## install PyTorch and JAX, to measure beside them
 replay: .venv/.stamp ## compile the corpus at two commits and diff every kernel (BASE=... HEAD=...)
 	$(BIN)/python -m benchmarks.replay $(BASE) $(HEAD)
 
-clean: ## delete .venv and the caches of tools
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## delete the virtual environments and the caches of tools
+	rm -rf .venv .venv-triton .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 .venv/.stamp: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv-triton/.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv-triton
+	$(TRITON_BIN)/pip install --quiet --disable-pip-version-check -e '.[test,triton]'
 	@touch $@
 
 .venv/.parity: .venv/.stamp

@@ -82,7 +82,7 @@ def accuracy(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> float:
     classify = vtc.compile(model.eval())
     with vtc.no_grad():
         scores = classify(vtc.tensor(images))
-    return float((scores.argmax(1).numpy() == labels).mean())
+    return float((scores.argmax(1).cpu().numpy() == labels).mean())
 
 
 def main() -> None:
@@ -91,7 +91,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="cpu or cuda; cuda if there is a GPU")
     args = parser.parse_args()
+    vtc.set_default_device(args.device or ("cuda" if vtc.cuda.is_available() else "cpu"))
 
     train_x, test_x, train_y, test_y = load_data(args.seed)
     for make in (Mlp, ConvNet):

@@ -168,10 +168,9 @@ def main() -> None:
     sizes = {"steps": 400, "layers": 4, "d-model": 128, "heads": 4, "batch": 8, "context": 128}
     for name, value in {**sizes, "lr": 3e-3, "temperature": 0.7, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=type(value), default=value, help=f"default {value}")
-    parser.add_argument("--device", default="auto", help="cpu, cuda; auto is vtc's default device")
+    parser.add_argument("--device", help="cpu or cuda; cuda if there is a GPU")
     args = parser.parse_args()
-    if args.device != "auto":
-        vtc.set_default_device(args.device)
+    vtc.set_default_device(args.device or ("cuda" if vtc.cuda.is_available() else "cpu"))
     vtc.manual_seed(args.seed)
     model = Gpt(args.layers, args.d_model, args.heads, args.context)
     draw, held_out = load_data(args.context, args.batch, np.random.default_rng(args.seed))

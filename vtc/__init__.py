@@ -33,9 +33,11 @@ _TABLE: dict[str, tuple[str, ...]] = {
     "vtc.frontend.transform": ("grad", "value_and_grad"),
     "vtc.frontend.autocast": ("autocast",),
     "vtc.frontend.checkpoint": ("checkpoint",),
+    "vtc.frontend.eager": ("stats",),
     "vtc.frontend.dispatch": (
         "no_grad enable_grad set_grad_enabled is_grad_enabled=grad_enabled set_default_device",
         "get_default_device=default_device set_default_dtype get_default_dtype=default_dtype",
+        "use_deterministic_algorithms are_deterministic_algorithms_enabled=deterministic",
     ),
     "vtc.frontend.functions.activation": ("relu sigmoid softmax log_softmax",),
     "vtc.frontend.functions.attention": ("rotary_embedding",),
@@ -76,7 +78,7 @@ _TABLE: dict[str, tuple[str, ...]] = {
         "transpose t movedim narrow select chunk split unbind",
     ),
 }
-_SUBMODULES = ("codegen", "errors", "frontend", "ir", "nn", "optim", "passes", "runtime")
+_SUBMODULES = ("codegen", "cuda", "errors", "frontend", "ir", "nn", "optim", "passes", "runtime")
 
 
 def _names() -> dict[str, tuple[str, str]]:

@@ -2,11 +2,13 @@
 
     built = compile_program(program, Context())
     y, = built.run([x])
+    there = compile_program(program, context_for(gpu), gpu)      # runs on arrays of that device
     print(built.describe())              # 13 kernels in 13 steps, 41 ms: fused 2, compile 36, ...
     built.stages["fused"]                # the program at each stage
 
 Where kernels cannot be made (no C compiler, a dtype C does not have) NumPy evaluates the program
-instead, and a warning says so once. Equal programs are built once per process; plans and libraries
+instead, and a warning says so once; a program of a GPU then runs on the CPU, between copies there
+and back. Equal programs are built once per process; plans and libraries
 are kept on disk for the next one.
 """
 
@@ -20,16 +22,28 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
+from textwrap import indent
 from typing import Protocol, TypeVar, final
 
 import numpy as np
 
-from vtc.codegen.c import Compiler, compile_plan, compile_pool, find_compiler, generate
-from vtc.config import config
-from vtc.errors import ArgumentError, CodegenError, ParseError, RunError, VtcWarning
+from vtc.codegen import c, cuda, strided
+from vtc.codegen.c import Compiler, compile_patch, compile_plan, compile_pool, find_compiler
+from vtc.codegen.decisions import Decision
+from vtc.codegen.triton.compile import compile_kernels
+from vtc.config import Tune, config
+from vtc.errors import (
+    ArgumentError,
+    CodegenError,
+    OutOfMemoryError,
+    ParseError,
+    RunError,
+    VtcWarning,
+)
+from vtc.ir import target
 from vtc.ir.evaluate import bind, evaluate
 from vtc.ir.graph import Loc, Program
-from vtc.ir.plan import Plan
+from vtc.ir.plan import Binary, Plan
 from vtc.ir.saved import from_json, to_json
 from vtc.ir.text import show
 from vtc.ir.types import Array
@@ -37,14 +51,22 @@ from vtc.passes import PIPELINE
 from vtc.passes.cost import value
 from vtc.passes.explain import explain
 from vtc.passes.memory import largest
-from vtc.passes.pipeline import Context, Stages, run
+from vtc.passes.pipeline import Context, Options, Stages, run
 from vtc.runtime.cache import Store, digest
 from vtc.runtime.cpu import Entry, load
+from vtc.runtime.cuda import copies
+from vtc.runtime.cuda.array import DeviceArray
+from vtc.runtime.cuda.device import Gpu, gpu
+from vtc.runtime.cuda.executable import CudaExecutable
+from vtc.runtime.cuda.strided import Strided
+from vtc.runtime.device import Device
 from vtc.runtime.executable import Executable
 from vtc.runtime.threads import pool
+from vtc.tuning import Tuning
 
 T = TypeVar("T")
 Places = tuple[Loc | None, ...]
+CPU = Device("cpu")
 KEPT = 256
 """Programs that are kept built."""
 
@@ -59,7 +81,9 @@ class Runnable(Protocol):
 @final
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A program that runs. Where NumPy evaluates it there is no plan, and ``fallback`` says why."""
+    """A program that runs on ``device``. Where it has no kernels there is no plan, and ``fallback``
+    says why.
+    """
 
     program: Program
     stages: Mapping[str, Program]
@@ -68,6 +92,8 @@ class Built:
     executable: Runnable
     plan: Plan | None
     fallback: str = ""
+    device: Device = CPU
+    decisions: tuple[Decision, ...] = ()
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """The outputs; inputs that the program overwrites change in place. RunError where there is
@@ -83,12 +109,15 @@ class Built:
         bound = bind(self.program.entry.params, [a.shape for a in inputs])
         sizes = {name: n for name, n in bound.items() if isinstance(n, int)}
         first = f"{self.program.entry.name}: expected enough memory, got MemoryError: {error}"
+        kind = RunError
+        if isinstance(error, OutOfMemoryError):  # it has the device's numbers
+            first, kind = f"{self.program.entry.name}: {error}", OutOfMemoryError
         if self.plan is None:
-            return RunError(first)
+            return kind(first)
         arena = value(self.plan.arena, sizes)
         held = [f"    {v}" for v in largest(self.stages["planned"], sizes)]
         what = f"  its arena takes {arena:,} bytes" + (", most of them for" if held else "")
-        return RunError("\n".join([first, what, *held]))
+        return kind("\n".join([first, what, *held]))
 
     @property
     def kernels(self) -> int:
@@ -96,24 +125,82 @@ class Built:
         return len(self.plan.kernels) if self.plan else 0
 
     def explain(self) -> str:
-        """What moves through memory, kernel by kernel, and why things did or did not fuse."""
-        return explain(self.stages, PIPELINE, self.context)
+        """What moves through memory, kernel by kernel, why things did or did not fuse, and which
+        candidates compute it.
+        """
+        lines = [explain(self.stages, PIPELINE, self.context)]
+        if self.decisions:
+            lines.append("kernels chosen among candidates")
+            lines += [indent(str(d), "  ") for d in self.decisions]
+        return "\n".join(lines)
 
     def describe(self) -> str:
         """What it became and where the time to build it went, on one line."""
-        what = f"NumPy ({self.fallback})"
+        host = "NumPy" if self.device is CPU else f"the cpu, copying to {self.device} and back"
+        what = f"{host} ({self.fallback})"
         if self.plan:
-            what = f"{self.kernels} kernels in {len(self.plan.steps)} steps"
+            where = "" if self.device is CPU else f" on {self.device}"
+            what = f"{self.kernels} kernels in {len(self.plan.steps)} steps{where}"
         parts = ", ".join(f"{name} {1e3 * s:.0f}" for name, s in self.seconds.items())
         return f"{what}, {1e3 * sum(self.seconds.values()):.0f} ms: {parts}"
 
 
-def compile_program(program: Program, context: Context) -> Built:
-    """``program``, built for ``context``; an equal one that was built before is taken again."""
-    built = _built(program, _places(program), context, find_compiler(), config().cache_dir)
+def compile_program(
+    program: Program, context: Context, device: Device = CPU, *, graphs: bool = True
+) -> Built:
+    """``program``, built for ``context`` and ``device``, which it fits (:func:`context_for`).
+
+    An equal one that was built before is taken again. On a GPU it is launched as one CUDA graph, or
+    kernel by kernel: without ``graphs`` new sizes cost nothing, nor is it worth much tuning.
+    """
+    there = None if device.type == "cpu" else gpu(device.index or 0)
+    places, compiler, cache = _places(program), find_compiler(), config().cache_dir
+    mode = config().tune if there is not None else "off"
+    if mode == "fast" and not graphs:
+        mode = "off"
+    built = _built(program, places, context, there, compiler, cache, graphs, mode)
     if (folder := config().dump) is not None:
         dump(built, folder)
     return built
+
+
+def context_for(
+    device: Device, options: Options | None = None, *, deterministic: bool = False
+) -> Context:
+    """What programs of ``device`` are compiled for. DeviceError if it is not there.
+
+    A CPU computes the same each time it runs, whether it must be ``deterministic`` or not.
+    """
+    chosen = Options() if options is None else options
+    if device.type == "cpu":
+        return Context(options=chosen)
+    facts = gpu(device.index or 0).facts
+    major, minor = facts.capability
+    found = target.cuda(
+        10 * major + minor,
+        processors=facts.multiprocessors,
+        shared=facts.shared,
+        deterministic=deterministic,
+    )
+    return Context(found, chosen)
+
+
+def strided_copy(device: int) -> Strided:
+    """What copies between arrays of ``device`` with any strides; CodegenError where no kernel can
+    be made, when it is called.
+    """
+    return _strided(gpu(device), config().cache_dir)
+
+
+@lru_cache(KEPT)
+def _strided(there: Gpu, cache: Path) -> Strided:
+    goal = context_for(Device("cuda", there.index)).target
+
+    def kernel(axes: int, width: int) -> Binary:
+        made = strided.strided(axes, width)
+        return compile_kernels([made], goal, _store(cache))[made.symbol]
+
+    return Strided(there, kernel, strided.BLOCK)
 
 
 def dump(built: Built, folder: Path) -> Path:
@@ -129,9 +216,11 @@ def dump(built: Built, folder: Path) -> Path:
         (here / f"{k}-{stage}.vtc").write_text(show(program, loc=True))
     if built.plan is not None:
         (here / "plan.txt").write_text(f"{built.plan}\n")
-        (here / "host.c").write_text(built.plan.host)
+        if built.plan.host:
+            (here / "host.c").write_text(built.plan.host)
         for kernel in built.plan.kernels:
-            (here / f"{kernel.name}.c").write_text(kernel.source)
+            suffix = "c" if kernel.build is None else "py"
+            (here / f"{kernel.name}.{suffix}").write_text(kernel.source)
     return here
 
 
@@ -149,50 +238,106 @@ def stage_program(program: Program, stage: str, context: Context) -> Program:
 
 @lru_cache(KEPT)
 def _built(
-    program: Program, places: Places, context: Context, compiler: Compiler | None, cache: Path
+    program: Program,
+    places: Places,
+    context: Context,
+    there: Gpu | None,
+    compiler: Compiler | None,
+    cache: Path,
+    graphs: bool,
+    mode: Tune,
 ) -> Built:
-    del places  # part of the key: errors of a build name the lines of its own program
+    # Part of the key: errors of a build name the lines of its own program.
+    del places
     clock = _Clock()
     stages = Stages(program, PIPELINE, context, lambda step: clock.add(step.stage, step.seconds))
+    device = CPU if there is None else Device("cuda", there.index)
+    decisions: tuple[Decision, ...] = ()
+
+    def built(executable: Runnable, plan: Plan | None = None, fallback: str = "") -> Built:
+        seconds = clock.seconds
+        return Built(
+            program, stages, context, seconds, executable, plan, fallback, device, decisions
+        )
+
     try:
-        if compiler is None:
+        if there is None and compiler is None:
             raise CodegenError("expected a C compiler, found none: set CC or install vtc[cc]")
         store = _store(cache)
-        plan = _plan(program, stages, context, store, clock)
+        tuning = None if there is None else Tuning(there, mode, context.target, store)
+        plan, decisions = _plan(program, stages, context, store, clock, tuning)
+        if there is not None:
+            binaries = clock(
+                "compile", lambda: compile_kernels(plan.kernels, context.target, store)
+            )
+            patcher = _patcher(compiler, store, clock) if graphs else None
+            return built(CudaExecutable(plan, binaries, there.index, patcher, graphs=graphs), plan)
     except CodegenError as error:
-        _say_once(str(error))
-        evaluated = _Evaluated(stages["joint"])
-        return Built(program, stages, context, clock.seconds, evaluated, None, str(error))
+        say_once(str(error), "NumPy" if there is None else "the cpu")
+        if there is None:
+            return built(_Evaluated(stages["joint"]), None, str(error))
+        return built(_Hosted(program, Context(options=context.options), there), None, str(error))
+    assert compiler is not None
     entry = _entry(plan, compiler, store, clock)
     threads = clock("load", lambda: _threads(compiler, store))
-    return Built(program, stages, context, clock.seconds, Executable(plan, entry, threads), plan)
+    return built(Executable(plan, entry, threads), plan)
 
 
-def _plan(program: Program, stages: Stages, context: Context, store: Store, clock: _Clock) -> Plan:
-    """The plan of ``program``: that of an earlier process, unless the compiler has changed.
+def _patcher(compiler: Compiler | None, store: Store, clock: _Clock) -> Path | None:
+    """What patches graphs; without a C compiler the driver does it, more slowly."""
+    return None if compiler is None else clock("load", lambda: compile_patch(compiler, store))
+
+
+def _plan(
+    program: Program,
+    stages: Stages,
+    context: Context,
+    store: Store,
+    clock: _Clock,
+    tuning: Tuning | None,
+) -> tuple[Plan, tuple[Decision, ...]]:
+    """The plan of ``program``: that of an earlier process, unless the compiler has changed; and
+    what was decided for it.
 
     Under ``VTC_CHECK=2`` the passes run all the same, since that is what is to be checked.
     """
     key = clock("find", lambda: digest("plan", *_facts(context), show(program, loc=True)))
+    if tuning is not None:
+        key = tuning.key(key)
     if config().check == 2:
         stages["planned"]
     found = store.find(key)
     if found is not None:
         try:
-            return clock("find", lambda: from_json(found.read_text("utf-8")))
+            plan = clock("find", lambda: from_json(found.read_text("utf-8")))
+            known = () if tuning is None else tuning.known(key)
+            if known is not None:
+                return plan, known
         except (OSError, ParseError):
             store.drop(found)
     planned = stages["planned"]
-    plan = clock("generate", lambda: generate(planned, context.target))
-    store.put(key, to_json(plan).encode(), ".json")
-    return plan
+    if tuning is None:
+        plan = clock("generate", lambda: c.generate(planned, context.target))
+        store.put(key, to_json(plan).encode(), ".json")
+        return plan, ()
+    chosen = clock("tune", lambda: tuning.tune(planned))
+    for what in chosen.said:
+        _warn_once(f"build: {what}")
+    plan = clock("generate", lambda: cuda.generate(planned, context.target, chosen.kernels))
+    if chosen.settled:
+        tuning.remember(key, chosen)
+        store.put(key, to_json(plan).encode(), ".json")
+    return plan, tuple(chosen.decisions.values())
 
 
 def _facts(context: Context) -> tuple[str, ...]:
     """What a plan depends on besides the program."""
     target = context.target
     keeps = " ".join(sorted(target.keeps))
-    return _sources(), target.name, target.kind, keeps, str(target.vector), str(context.options)
+    numbers = (
+        target.vector, target.arch, target.processors, target.shared, target.deterministic
+    )  # fmt: skip
+    return _sources(), target.name, target.kind, keeps, str(numbers), str(context.options)
 
 
 @lru_cache(1)
@@ -263,6 +408,30 @@ class _Evaluated:
         return outputs
 
 
+@final
+class _Hosted:
+    """A program of a GPU that the CPU runs, copying there and back."""
+
+    def __init__(self, program: Program, context: Context, there: Gpu) -> None:
+        self._program, self._context, self._device = program, context, there.index
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """The outputs, on the device."""
+        built = compile_program(self._program, self._context)
+        given = [copies.to_host(a) if isinstance(a, DeviceArray) else a for a in inputs]
+        outputs: list[Array] = []
+        over = {f.overwritten: p for p, f in enumerate(self._program.facts)}
+        for k, out in enumerate(built.run(given)):
+            if k in over:
+                target = inputs[over[k]]
+                assert isinstance(target, DeviceArray)
+                copies.write(target, out)
+                outputs.append(target)
+            else:
+                outputs.append(copies.to_device(out, self._device))
+        return outputs
+
+
 @lru_cache(8)
 def _store(root: Path) -> Store:
     return Store(root)
@@ -271,7 +440,13 @@ def _store(root: Path) -> Store:
 _said: set[str] = set()
 
 
-def _say_once(why: str) -> None:
-    if why not in _said:
-        _said.add(why)
-        warnings.warn(f"build: NumPy runs this program: {why}", VtcWarning, stacklevel=4)
+def say_once(why: str, who: str, what: str = "this program") -> None:
+    """Warn that ``who`` runs ``what``, once for each reason."""
+    _warn_once(f"build: {who} runs {what}: {why}", why)
+
+
+def _warn_once(text: str, about: str = "") -> None:
+    """Warn, once for each ``about``, or each text."""
+    if (about or text) not in _said:
+        _said.add(about or text)
+        warnings.warn(text, VtcWarning, stacklevel=5)

@@ -8,6 +8,10 @@
 * ``VTC_NUM_THREADS``: threads that a kernel may run on; default one per core this process may use.
 * ``VTC_CACHE_SIZE``: compiled entries kept per function; default 64.
 * ``VTC_COMPILE_TIMEOUT``: seconds that the C compiler may take for one kernel; default 600.
+* ``VTC_CUDA_GRAPHS``: 1 (default) launches a program on a GPU as one CUDA graph, 0 kernel by
+  kernel; with CUDA_LAUNCH_BLOCKING=1 besides, an error names its kernel.
+* ``VTC_TUNE``: which candidates of kernels for a GPU are measured where there is no decision yet:
+  ``off`` none, ``fast`` (default) a few of matrix products and attention, ``full`` all.
 
 The environment is read once, at the first :func:`config`; an empty variable counts as unset::
 
@@ -27,6 +31,7 @@ from typing import Literal, TypedDict, Unpack, cast, final
 from vtc.errors import ConfigError
 
 Check = Literal[0, 1, 2]
+Tune = Literal["off", "fast", "full"]
 MOST_THREADS = 1024
 LONGEST = 1e6
 """Seconds beyond which a timeout is a mistake."""
@@ -44,6 +49,8 @@ class Config:
     cache_size: int
     num_threads: int
     compile_timeout: float
+    cuda_graphs: bool
+    tune: Tune
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Config:
@@ -56,6 +63,8 @@ class Config:
             cache_size=_positive(environment, "VTC_CACHE_SIZE") or 64,
             num_threads=_threads(environment, "VTC_NUM_THREADS"),
             compile_timeout=_seconds(environment, "VTC_COMPILE_TIMEOUT") or 600.0,
+            cuda_graphs=_switch(environment, "VTC_CUDA_GRAPHS"),
+            tune=_tune(environment, "VTC_TUNE"),
         )
 
 
@@ -69,6 +78,8 @@ class Fields(TypedDict, total=False):
     cache_size: int
     num_threads: int
     compile_timeout: float
+    cuda_graphs: bool
+    tune: Tune
 
 
 _current: Config | None = None
@@ -87,6 +98,11 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def environment(*, without: tuple[str, ...]) -> dict[str, str]:
+    """What a child process gets: the variables that do not begin with any of ``without``."""
+    return {name: text for name, text in os.environ.items() if not name.startswith(without)}
 
 
 @contextmanager
@@ -122,6 +138,20 @@ def _check(environment: Mapping[str, str], name: str) -> Check:
     if text not in ("0", "1", "2"):
         raise ConfigError(f"{name}: expected 0, 1 or 2, got {text!r}")
     return cast(Check, int(text))
+
+
+def _switch(environment: Mapping[str, str], name: str) -> bool:
+    text = environment.get(name) or "1"
+    if text not in ("0", "1"):
+        raise ConfigError(f"{name}: expected 0 or 1, got {text!r}")
+    return text == "1"
+
+
+def _tune(environment: Mapping[str, str], name: str) -> Tune:
+    text = environment.get(name) or "fast"
+    if text not in ("off", "fast", "full"):
+        raise ConfigError(f"{name}: expected off, fast or full, got {text!r}")
+    return cast(Tune, text)
 
 
 def _positive(environment: Mapping[str, str], name: str) -> int | None:

@@ -78,7 +78,11 @@ class CodegenError(VtcError):
 
 
 class CompilerError(VtcError):
-    """The C compiler failed; the message holds its output."""
+    """The C compiler, or Triton, failed; the message holds its output."""
+
+
+class OutOfResourcesError(CompilerError):
+    """A kernel needs more of a device, such as shared memory, than it has."""
 
 
 class CacheError(VtcError):

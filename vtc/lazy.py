@@ -6,7 +6,7 @@ needs one names it at the top and uses it as ever; the first attribute read impo
     from vtc import lazy
 
     special = lazy.module("scipy.special")
-    cupy = lazy.module("cupy", extra="cuda13")
+    bindings = lazy.module("cuda.bindings.driver", extra="cuda13")
 
 Where the package has type stubs, let mypy see them::
 

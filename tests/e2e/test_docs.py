@@ -1,4 +1,4 @@
-"""Every Python block in README and docs runs."""
+"""Every Python block in README and docs runs; those that begin ```python gpu need a GPU."""
 
 import re
 from pathlib import Path
@@ -8,9 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = [
-    pytest.param(block, id=f"{path.stem}-{k}")
+    pytest.param(block, id=f"{path.stem}-{k}", marks=[pytest.mark.gpu] if needs else [])
     for path in FILES
-    for k, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.S))
+    for k, (needs, block) in enumerate(
+        re.findall(r"```python( gpu)?\n(.*?)```", path.read_text(), re.S)
+    )
 ]
 
 

@@ -7,7 +7,8 @@
     # ---- becomes
     def f(x: f32[4]) -> f32[4]: ...
 
-Optional are ``keeps`` (composites the target keeps whole), ``options`` (fields of ``Options``)
+Optional are ``keeps`` (composites the target keeps whole), ``target`` (``cuda`` if it is a GPU; it
+has the facts of an H100 then, but for ``keeps``), ``options`` (fields of ``Options``)
 ``unevaluated`` (why the first half cannot run) and, for ``partition``, ``cut`` (how many outputs
 are results, how many params tangents). Both halves run on the same inputs, so a file
 cannot record a miscompilation. ``make golden`` writes the second halves, with places if the first
@@ -17,7 +18,7 @@ has some.
 import ast
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +31,7 @@ from vtc.errors import IndexRangeError
 from vtc.ir.evaluate import evaluate
 from vtc.ir.graph import Graph, GraphBuilder, Node, Program
 from vtc.ir.ops.control import Call, Item
-from vtc.ir.target import Target
+from vtc.ir.target import cpu, cuda
 from vtc.ir.text import parse, show
 from vtc.ir.types import TupleType, dtype_of
 from vtc.ir.verify import verify
@@ -41,7 +42,7 @@ from vtc.passes.pipeline import Context, Options
 
 FILES = sorted(Path(__file__).parent.glob("*.vtc"))
 BECOMES = "# ---- becomes\n"
-HEADER = re.compile(r"# (pass|keeps|options|unevaluated|cut): *(.*)\n")
+HEADER = re.compile(r"# (pass|keeps|target|options|unevaluated|cut): *(.*)\n")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ class Golden:
     def context(self) -> Context:
         keeps = frozenset(self.header.get("keeps", "").split(", ")) - {""}
         options = Options(**self.values("options"))
-        return Context(Target(name="golden", kind="cpu", keeps=keeps), options)
+        gpu = self.header.get("target") == "cuda"
+        target = cuda() if gpu else cpu()
+        return Context(replace(target, name="golden", keeps=keeps), options)
 
     def values(self, line: str) -> dict[str, int]:
         keywords = ast.parse(f"f({self.header.get(line, '')})", mode="eval").body.keywords

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 0.3  # seconds over a bare interpreter, best of five
-HEAVY = {"jinja2", "networkx", "torch", "scipy", "triton", "cupy", "cuda", "sklearn"}
+HEAVY = {"jinja2", "networkx", "torch", "scipy", "triton", "cuda", "sklearn"}
 COMPILER = ("vtc.passes", "vtc.codegen", "vtc.build", "vtc.frontend", "vtc.nn", "vtc.optim")
 RUNTIME_MAY_SEE = {"vtc.ir", "vtc.ir.plan", "vtc.ir.types", "vtc.ir.dims", "vtc.ir.target"}
 

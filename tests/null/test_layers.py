@@ -21,7 +21,8 @@ LAYERS = (
     ("vtc.__main__",),
     ("vtc.nn", "vtc.optim"),
     ("vtc.frontend",),
-    ("vtc.build",),
+    ("vtc.build", "vtc.cuda"),
+    ("vtc.tuning",),
     ("vtc.passes", "vtc.codegen", "vtc.runtime"),
     ("vtc.ir.ops",),
     ("vtc.ir",),
@@ -35,12 +36,10 @@ RUNTIME_SEES = ("vtc.ir.plan", "vtc.ir.saved", "vtc.ir.types", "vtc.ir.dims", "v
 HOMES = {
     "torch": "vtc.frontend.torch",
     "triton": "vtc.codegen.triton",
-    "cupy": "vtc.runtime",
-    "cupyx": "vtc.runtime",
     "cuda": "vtc.runtime",
     "jinja2": "vtc.codegen.render",
 }
-ONLY_LAZY = {"jinja2", "networkx", "scipy", "cupy", "cupyx", "cuda"}
+ONLY_LAZY = {"jinja2", "networkx", "scipy", "cuda"}
 
 BANNED = re.compile(r"utils?|helpers?|common|base|misc|managers?|handlers?|.*_v\d+|new_.*")
 PYTORCH_SPELLING = "vtc/nn/utils/"  # users know nn.utils.clip_grad_norm_; it only re-exports
@@ -287,7 +286,7 @@ BROKEN = (
     (runtime_sees_only_plans, {"vtc/runtime/cpu.py": "from vtc.ir import graph"}),
     (third_parties_stay_home, {"vtc/build.py": "import torch"}),
     (third_parties_stay_home, {"vtc/codegen/c.py": "from jinja2 import Template"}),
-    (third_parties_stay_home, {"vtc/build.py": "cupy = lazy.module('cupy.cuda')"}),
+    (third_parties_stay_home, {"vtc/build.py": "cuda = lazy.module('cuda.bindings')"}),
     (heavy_packages_load_late, {"vtc/passes/fuse.py": "import networkx as nx"}),
     (no_import_inside_a_function, {"vtc/build.py": "def f():\n    import json"}),
     (no_import_inside_a_function, {"vtc/build.py": "importlib.import_module('json')"}),
@@ -326,7 +325,7 @@ SOUND = {
     "vtc/ir/op.py": "class Op(abc.ABC): ...\nclass Unary(Op, abstract=True): ...",
     "vtc/ir/ops/view.py": "from vtc.ir.op import Unary\nclass View(Unary): ...",
     "vtc/ir/plan.py": "if TYPE_CHECKING:\n    from vtc.build import build",
-    "vtc/runtime/cuda.py": "from vtc.ir import plan\ncupy = lazy.module('cupy')",
+    "vtc/runtime/cuda.py": "from vtc.ir import plan\ncuda = lazy.module('cuda.bindings.driver')",
     "vtc/nn/module.py": "class Module: ...",
     "vtc/nn/layers.py": "from vtc.nn.module import Module\nclass Linear(Module): ...",
     "vtc/codegen/templates/matmul.c.jinja": "{% import 'x' as x %}",

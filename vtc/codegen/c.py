@@ -23,7 +23,15 @@ from vtc.ir.graph import Program
 from vtc.ir.plan import Kernel, Plan, check
 from vtc.ir.target import Target
 
-__all__ = ["Compiler", "Store", "compile_plan", "compile_pool", "find_compiler", "generate"]
+__all__ = [
+    "Compiler",
+    "Store",
+    "compile_patch",
+    "compile_plan",
+    "compile_pool",
+    "find_compiler",
+    "generate",
+]
 
 
 class Store(Protocol):
@@ -47,7 +55,7 @@ def generate(program: Program, target: Target) -> Plan:
 def compile_plan(plan: Plan, compiler: Compiler, store: Store) -> Path:
     """The shared library of ``plan``. CompilerError with the compiler's words if it fails."""
     units = [_Unit(plan.host, f"in the host program of {plan.name}")]
-    units += (_Unit(k.source, _about(k)) for k in plan.kernels)
+    units += (_Unit(k.source, about(k)) for k in plan.kernels)
     keys = {u.source: compiler.key("object", u.source) for u in units}
     key = compiler.key("library", *keys.values())
     found = store.find(key)
@@ -69,15 +77,23 @@ def compile_plan(plan: Plan, compiler: Compiler, store: Store) -> Path:
 
 def compile_pool(compiler: Compiler, store: Store) -> Path:
     """The shared library with the thread pool, ``vtc_pool``; see ``pool.c.jinja``."""
-    source = render("pool")
-    key = compiler.key("pool", source)
+    return _compile_template("pool", "in the thread pool", compiler, store)
+
+
+def compile_patch(compiler: Compiler, store: Store) -> Path:
+    """The shared library that patches and launches CUDA graphs; see ``patch.c.jinja``."""
+    return _compile_template("patch", "in what patches graphs", compiler, store)
+
+
+def _compile_template(name: str, about: str, compiler: Compiler, store: Store) -> Path:
+    source = render(name)
+    key = compiler.key(name, source)
     found = store.find(key)
     if found is not None:
         return found
     with Crew() as crew:
 
         def compiled(source: str) -> Path:
-            about = "in the thread pool"
             return store.make(
                 compiler.key("object", source),
                 lambda path: compiler.compile(source, path, crew, about),
@@ -96,7 +112,8 @@ class _Unit:
     about: str
 
 
-def _about(kernel: Kernel) -> str:
+def about(kernel: Kernel) -> str:
+    """Which kernel, and which lines of the user it comes from: the end of an error."""
     first, *more = kernel.note.split(", ")
     others = f" and {len(more)} more lines" if more else ""
     where = f"at {first}{others}" if first else "at an unknown line"
@@ -115,8 +132,8 @@ def _linked(
     return library
 
 
-def _made(region: Region) -> Made:
+def _made(region: Region) -> tuple[Made]:
     spec = spec_of(region)
     name = symbol(spec.template, spec)
     work = spec.head.parts.work if spec.head.parts else 0
-    return Made(name, render(spec.template, symbol=name, spec=spec), work)
+    return (Made(name, render(spec.template, symbol=name, spec=spec), work),)

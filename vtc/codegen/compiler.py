@@ -19,9 +19,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -44,6 +44,7 @@ _SHOWN = 12
 """Lines of a compiler's complaint that an error quotes."""
 _WAIT = 0.1
 """Seconds between looks at what came in."""
+_STOPPED = "compile: expected to go on, got an interrupt"
 _GRACE = 2.0
 """Seconds in which a compiler that is told to end may remove its temporary files."""
 
@@ -53,12 +54,12 @@ R = TypeVar("R")
 
 @final
 class Crew:
-    """Threads that compile. Whoever leaves it by an exception (^C, a kernel that does not compile)
-    ends the compilers that still run.
+    """Threads that compile: ``most`` of them, or one per core. Whoever leaves it by an exception
+    (^C, a kernel that does not compile) ends the compilers that still run.
     """
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(cores(), "vtc-compile")
+    def __init__(self, most: int | None = None) -> None:
+        self._threads = ThreadPoolExecutor(most or cores(), "vtc-compile")
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = False
         self._lock = threading.Lock()
@@ -93,7 +94,7 @@ class Crew:
         try:
             out, complaint = process.communicate(source, config().compile_timeout)
         except BaseException:
-            _end([process])
+            end_all([process])
             process.communicate()
             raise
         finally:
@@ -101,11 +102,26 @@ class Crew:
                 self._running.discard(process)
         return subprocess.CompletedProcess(command, process.returncode, out, complaint)
 
+    @contextmanager
+    def holding(self, process: subprocess.Popen[str]) -> Iterator[None]:
+        """Within it ``process``, the first of its group, ends if the crew is left by an exception.
+        CompilerError if that was so already.
+        """
+        with self._lock:
+            if self._stopped:
+                raise CompilerError(_STOPPED)
+            self._running.add(process)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
     def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
         """A process in a group of its own: a driver's children end with it."""
         with self._lock:
             if self._stopped:
-                raise CompilerError("compile: expected to go on, got an interrupt")
+                raise CompilerError(_STOPPED)
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -122,7 +138,7 @@ class Crew:
         with self._lock:
             self._stopped = True
             running = list(self._running)
-        _end(running)
+        end_all(running)
 
 
 @final
@@ -168,7 +184,7 @@ class Compiler:
             got = "got no end (VTC_COMPILE_TIMEOUT=seconds gives it longer)"
             raise CompilerError(_lines(f"compile: {want}, {got}", about, command)) from None
         if done.returncode:
-            first = f"compile: expected {command[0]} to succeed, got {_ending(done.returncode)}"
+            first = f"compile: expected {command[0]} to succeed, got {ending(done.returncode)}"
             raise CompilerError(_lines(first, about, command, done.stderr))
         return done.stdout
 
@@ -239,7 +255,8 @@ def _check_made(target: Path, command: str) -> None:
         raise CompilerError(f"compile: expected {command} to write {target.name}, got no file")
 
 
-def _ending(status: int) -> str:
+def ending(status: int) -> str:
+    """How a process with exit status ``status`` came to its end."""
     if status > 0:
         return f"exit status {status}"
     return f"it killed by {signal.Signals(-status).name}"
@@ -255,7 +272,7 @@ def _lines(first: str, about: str, command: Sequence[str], complaint: str = "") 
     return "\n".join([first, *where, f"  {shlex.join(command)}", *(f"  {s}" for s in shown)])
 
 
-def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
+def end_all(processes: Sequence[subprocess.Popen[str]]) -> None:
     """End ``processes`` and their children: kindly, then not."""
     try:
         for process in processes:

@@ -87,7 +87,7 @@ def trace(region: Region, root: Node) -> Product:
     if not isinstance(op, Matmul):
         raise CodegenError(f"{op.name}: expected a matrix product, got {root.name}: {root.type}")
     elements = Elements(region)
-    at, stores = _after(elements, root)
+    at, stores = after(elements, root)
     x, y = root.inputs
     depth = region.shape(x)[-2 if op.transpose_x else -1]
     *batch, m, n = at
@@ -116,7 +116,7 @@ def trace(region: Region, root: Node) -> Product:
     )
 
 
-def _after(elements: Elements, root: Node) -> tuple[Index, list[Let]]:
+def after(elements: Elements, root: Node) -> tuple[Index, list[Let]]:
     """Where ``root`` is computed, in loops over its own elements, and the stores of all outputs.
 
     Where outputs are in another order than the product, they and the product are computed in the

@@ -1,12 +1,12 @@
 """Planned programs to plans: where every value lies, and the launches and copies in order.
 
-What a kernel is, a target says: ``planned(program, target, make)`` asks ``make`` for the kernel of
-each distinct region.
+What a kernel is, a target says: ``planned(program, target, make)`` asks ``make`` for the kernels of
+each distinct region, which run one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -37,13 +37,23 @@ from vtc.ir.types import TensorType, TupleType, Type
 @final
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The kernel of a region; ``work`` and ``grid`` are those of its launch, in its own sizes."""
+    """A kernel of a region; ``work`` and ``grid`` are those of its launch, in its own sizes.
+
+    ``args`` are the pointers of the region that it takes, params first and then outputs, and
+    ``symbols`` what the program calls its sizes; None stands for all. Then come pointers to
+    ``scratch`` memory of so many bytes each, which lasts until the last kernel of the region. With
+    ``copies`` it does nothing but copy that param, and is not launched where the output lies in it.
+    """
 
     symbol: str
     source: str
     work: Size = 0
     grid: tuple[Size, ...] = ()
     build: Build | None = None
+    args: tuple[int, ...] | None = None
+    symbols: tuple[str, ...] | None = None
+    copies: int | None = None
+    scratch: tuple[Size, ...] = ()
 
 
 @final
@@ -55,14 +65,24 @@ class _Launched:
     sizes: tuple[Size, ...]
     work: Size
     grid: tuple[Size, ...]
+    args: tuple[int, ...] | None
+    copies: int | None
+    scratch: tuple[Size, ...]
 
 
-def planned(program: Program, target: Target, make: Callable[[Region], Made]) -> Plan:
+Make = Callable[[Region], Sequence[Made]]
+
+
+def planned(program: Program, target: Target, make: Make) -> Plan:
     """The plan of a ``planned`` program, without a host program."""
     entry = program.entry
     writer = _Writer(program, make)
     for node in entry.nodes:
-        writer.node(node)
+        writer.place(node)
+    writer.values = writer.arena
+    for node in entry.nodes:
+        if isinstance(node.op, Call):
+            writer.call(node, program.by_name[node.op.graph])
     writer.copies()
     facts = Facts({d.name: (d.min, d.max) for d in program.dims})
     inputs = zip(entry.params, program.facts, strict=True)
@@ -83,29 +103,29 @@ def planned(program: Program, target: Target, make: Callable[[Region], Made]) ->
 @final
 @dataclass
 class _Writer:
-    """Collects kernels and steps in the order of the entry."""
+    """Collects kernels and steps in the order of the entry; ``values`` is the end of all values."""
 
     program: Program
-    make: Callable[[Region], Made]
+    make: Make
     places: dict[Node, tuple[Ref, ...]] = field(default_factory=dict)
     kernels: dict[str, Kernel] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     arena: Size = 0
-    _of_graph: dict[str, _Launched] = field(default_factory=dict)
+    values: Size = 0
+    _of_graph: dict[str, tuple[_Launched, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for i, param in enumerate(self.program.entry.params):
             self.places[param] = (Input(i),)
 
-    def node(self, node: Node) -> None:
-        """Where the results of ``node`` are, and the step that computes them."""
+    def place(self, node: Node) -> None:
+        """Where the results of ``node`` are."""
         match node.op:
             case Item(index=index):
                 self.places[node] = (self.places[node.inputs[0]][index],)
-            case Call(graph=name, at=at):
+            case Call(at=at):
                 self.places[node] = tuple(map(self.ref, at))
                 self.room(node)
-                self.call(node, self.program.by_name[name])
             case op:
                 what = op.name if op else "param"
                 raise CodegenError(
@@ -127,34 +147,62 @@ class _Writer:
             raise CodegenError(f"call: {want}, got {len(self.places[node])}")
         for ref, type in zip(self.places[node], results, strict=True):
             if isinstance(ref, Arena):
-                most = bounds(type.nbytes, self.program.ranges)[1]
-                end = ref.offset + (type.nbytes if most is None else most)
+                end = ref.offset + self.most(type.nbytes)
                 self.arena = maximum(self.arena, (end + 63) // 64 * 64)
 
+    def most(self, size: Size) -> Size:
+        """The most that ``size`` can be; itself where there is no such number."""
+        most = bounds(size, self.program.ranges)[1]
+        return size if most is None else most
+
     def call(self, node: Node, graph: Graph) -> None:
-        """The launch of the kernel of ``graph``, unless its result is there already."""
+        """The launches of the kernels of ``graph``, but of those whose result is there already."""
         results = self.places[node]
         inputs = [self.places[i][0] for i in node.inputs]
         moves = len(results) == 1 and all(isinstance(n.op, Reshape) for n in graph.nodes)
         if moves and any(self.same([i], results) for i in inputs):
             return
-        made = self.kernel(graph)
         note = "" if node.loc is None else str(node.loc)
         args = (*inputs, *results)
-        self.steps.append(Launch(made.kernel, args, made.sizes, note, made.work, made.grid))
+        for one in self.launched(graph):
+            if one.copies is not None and self.same([inputs[one.copies]], results):
+                continue
+            own = args if one.args is None else tuple(args[k] for k in one.args)
+            own = (*own, *self.scratch(one.scratch))
+            self.steps.append(Launch(one.kernel, own, one.sizes, note, one.work, one.grid))
 
-    def kernel(self, graph: Graph) -> _Launched:
-        """The kernel of ``graph`` and how it is launched."""
+    def scratch(self, sizes: Iterable[Size]) -> Iterator[Ref]:
+        """Memory behind all values, which all regions share: they run one after the other."""
+        at = self.values
+        for size in sizes:
+            yield Arena(at)
+            at = at + (self.most(size) + 63) // 64 * 64
+            self.arena = maximum(self.arena, at)
+
+    def launched(self, graph: Graph) -> tuple[_Launched, ...]:
+        """The kernels of ``graph`` and how they are launched."""
         if graph.name not in self._of_graph:
             region = Region.of(graph, self.program.ranges)
-            made = self.make(region)
-            own = Kernel(graph.name, made.symbol, made.source, _note(graph.nodes), made.build)
-            kernel = self.kernels.setdefault(made.symbol, own)
-            names = {f"n{k}": Sym.var(s) for k, s in enumerate(region.symbols)}
-            work, *grid = (substitute(n, names) for n in (made.work, *made.grid))
-            found = _Launched(kernel.name, tuple(names.values()), work, tuple(grid))
-            self._of_graph[graph.name] = found
+            made = enumerate(self.make(region))
+            self._of_graph[graph.name] = tuple(self.kernel(region, k, m) for k, m in made)
         return self._of_graph[graph.name]
+
+    def kernel(self, region: Region, k: int, made: Made) -> _Launched:
+        """Kernel ``k`` of ``region``; the first one has its name."""
+        name = f"{region.graph.name}.{k}" if k else region.graph.name
+        own = Kernel(name, made.symbol, made.source, _note(region.graph.nodes), made.build)
+        kernel = self.kernels.setdefault(made.symbol, own)
+        symbols = region.symbols if made.symbols is None else made.symbols
+        names = {f"n{i}": Sym.var(s) for i, s in enumerate(symbols)}
+        return _Launched(
+            kernel=kernel.name,
+            sizes=tuple(names.values()),
+            work=substitute(made.work, names),
+            grid=tuple(substitute(n, names) for n in made.grid),
+            args=made.args,
+            copies=made.copies,
+            scratch=tuple(substitute(n, names) for n in made.scratch),
+        )
 
     def copies(self) -> None:
         """Put outputs that were computed elsewhere where they belong."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from vtc.frontend import autocast, autograd, capture, tensor
+from vtc.frontend import autocast, autograd, capture, concrete, tensor
 
-__all__ = ["autocast", "autograd", "capture", "tensor"]
+__all__ = ["autocast", "autograd", "capture", "concrete", "tensor"]

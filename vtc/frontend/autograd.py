@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +27,7 @@ from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.view import Reshape
 from vtc.ir.reverse import Entry, reverse
 from vtc.ir.types import Array, TupleType, Type
+from vtc.runtime.device import Device
 
 if TYPE_CHECKING:
     from vtc.ir.op import Needs
@@ -106,6 +108,8 @@ class TensorBuilder:
         """``op`` on saved values and tensors."""
         if isinstance(op, Item):
             return inputs[0][op.index]
+        if not inputs:
+            return dispatch.create(op, running.device)
         tensors = [restore(x) if isinstance(x, Saved) else x for x in inputs]
         several = isinstance(op.infer(*(t.type for t in tensors)), TupleType)
         return dispatch.apply_tuple(op, *tensors) if several else dispatch.apply(op, *tensors)
@@ -147,10 +151,24 @@ def restore(saved: Saved) -> Tensor:
 class _Running(threading.local):
     def __init__(self) -> None:
         self.segment: Any = None
+        self.device: Device | None = None
 
 
 running = _Running()
-"""The checkpointed segment that runs on this thread."""
+"""The checkpointed segment that runs on this thread, and the device of its sweep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A copy to another device, on the tape; ``device`` is where it came from."""
+
+    device: Device
+    name: str = "to"
+
+    def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Expr | None]:
+        """The gradient, moved back."""
+        value = restore(g.value) if isinstance(g.value, Saved) else g.value
+        return (Expr(BUILDER, value.to(self.device)),)
 
 
 class Engine:
@@ -238,6 +256,11 @@ class Engine:
         if state.grad and parent.requires_grad:
             self.record(op, (self.save(parent),), x)
 
+    def moved(self, x: Tensor, y: Tensor) -> None:
+        """Record that ``y`` is ``x`` on another device."""
+        if state.grad and x.requires_grad:
+            self.record(Move(x.device), (self.save(x),), y)
+
     def written(self, x: Tensor, value: Tensor) -> None:
         """``x`` becomes ``value``: its history becomes ``value``'s, and its base's follows."""
         if running.segment is not None:
@@ -256,11 +279,13 @@ class Engine:
             )
         new = value
         at = x
+        device, running.device = running.device, x.device
         while at._link is not None and not isinstance(at._link[1], StopGradient):
             parent, op = at._link
             base = Expr(BUILDER, parent)
             new = write_through(op, base, Expr(BUILDER, new)).value
             at = parent
+        running.device = device
         if x._storage is not None:
             x._storage.writes += 1
         at._record = self._alias(new)
@@ -347,8 +372,10 @@ class Engine:
         entries: list[Entry[Any]] = [
             Entry(r, r, tuple(s.key for s in r.inputs), r.index) for r in steps
         ]
-        with dispatch.set_grad_enabled(create_graph):
-            seed = gradient if gradient is not None else dispatch.constant(1.0, x.dtype)
+        with dispatch.set_grad_enabled(create_graph), _creating_on(x.device):
+            seed = gradient
+            if seed is None:
+                seed = dispatch.constant(1.0, x.dtype, device=x.device)
             record = self.record_of(x)
             start: Any = x if record is None else record
             found = reverse(
@@ -380,6 +407,16 @@ class Engine:
             r.freed, r.segment = True, None
             for s in r.inputs:
                 s.array = s.storage = None
+
+
+@contextmanager
+def _creating_on(device: Device) -> Iterator[None]:
+    """Gradient rules make their constants there."""
+    before, running.device = running.device, device
+    try:
+        yield
+    finally:
+        running.device = before
 
 
 class _Opened:

@@ -16,7 +16,19 @@ from vtc.errors import CaptureError, GradientError, VersionError
 from vtc.frontend import dispatch
 from vtc.frontend.borders import Borders
 from vtc.frontend.dispatch import Rest, Result, state
-from vtc.frontend.inputs import Cell, GradSlot, Input, Restart, Source, base_of, layout
+from vtc.frontend.inputs import (
+    Cell,
+    GradSlot,
+    Input,
+    Restart,
+    Source,
+    base_of,
+    common_place,
+    device_of_inputs,
+    is_number_node,
+    place,
+    same_view,
+)
 from vtc.frontend.naming import Names, Site, site
 from vtc.frontend.sizes import Sizes
 from vtc.frontend.source import located, user_loc
@@ -25,7 +37,9 @@ from vtc.ir.graph import GraphBuilder, Node
 from vtc.ir.op import Op
 from vtc.ir.ops.control import Gradient, Item, StopGradient
 from vtc.ir.ops.expr import Expr
+from vtc.ir.ops.view import Reshape
 from vtc.ir.types import DType, TensorType, TupleType, Type, f32, f64
+from vtc.runtime.device import Device
 
 
 @dataclass(eq=False)
@@ -82,7 +96,7 @@ class Capture:
 
     # tensors of the trace
 
-    def tensor(self, node: Node, *, requires: bool = False) -> Tensor:
+    def tensor(self, node: Node, *, requires: bool = False, device: Device | None = None) -> Tensor:
         """A new traced tensor."""
         x = Tensor()
         x._cell = Cell(
@@ -90,6 +104,7 @@ class Capture:
             requires
             and isinstance(node.type, TensorType)
             and node.type.dtype.kind in ("float", "complex"),
+            device=device,
         )
         self.made.add(x)
         return x
@@ -97,7 +112,7 @@ class Capture:
     def rule(self, op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:
         """The dispatch rule: while this trace runs, record."""
         del rest
-        dispatch.check_one_device(op, inputs)
+        device = common_place(op.name, inputs)
         requires = (
             state.grad
             and not isinstance(op, StopGradient)
@@ -107,12 +122,29 @@ class Capture:
         node = self.apply(op, *nodes)
         if isinstance(node.type, TupleType):
             items = [self.apply(Item(i), node) for i in range(len(node.type.items))]
-            return tuple([self.tensor(i, requires=requires) for i in items])
-        out = self.tensor(node, requires=requires)
+            return tuple([self.tensor(i, requires=requires, device=device) for i in items])
+        out = self.tensor(node, requires=requires, device=device)
         out._weak = any([x._weak for x in inputs]) and all(
-            [x._weak or _is_number(x) for x in inputs]
+            [x._weak or is_number_node(x) for x in inputs]
         )
         return out
+
+    # devices
+
+    def device_of(self, x: Tensor) -> Device:
+        """Where ``x`` is, or will be."""
+        return place(x) or device_of_inputs(self.inputs)
+
+    def create(self, op: Op, device: Device) -> Tensor:
+        """The result of an ``op`` without inputs, on ``device``."""
+        return self.tensor(self.apply(op), device=device)
+
+    def move(self, x: Tensor, device: Device) -> Tensor:
+        """``x`` as a value on ``device``: at the end of the trace all are on one, or 0-d."""
+        requires = state.grad and self.requires(x)
+        node = self.flowing(x) if requires else self.node(x)
+        same = self.apply(Reshape(node.tensor.shape), node)
+        return self.tensor(same, requires=requires, device=device)
 
     def view(self, op: Op, x: Tensor) -> Tensor:
         """A traced view of ``x``."""
@@ -181,7 +213,7 @@ class Capture:
         if known is None:
             root = base_of(x) if key in self.by_base else x
             known = self.enter(root, self.source(root), concrete_type(root), "")
-        if known.tensor is x or (known.tensor is not None and _same_view(known.tensor, x)):
+        if known.tensor is x or (known.tensor is not None and same_view(known.tensor, x)):
             return known
         if key not in self.by_base:
             raise Restart(x._storage)
@@ -284,6 +316,7 @@ class Capture:
 
     def write(self, x: Tensor, value: Tensor) -> None:
         """``x``'s elements become ``value``'s; the base of a view follows."""
+        common_place("in-place write", (x, value))
         requires = state.grad and (self.requires(x) or self.requires(value))
         node = self.flowing(value) if requires else self.node(value)
         while (cell := self.cell(x)) is None:
@@ -368,7 +401,10 @@ class Capture:
         seeds = [] if seed is None else [self.node(seed)]
         marker = self.apply(Gradient(seeded=seed is not None), self.node(y), *seeds, *wrt)
         items = [self.apply(Item(i), marker, hint=f"d_{w.name}") for i, w in enumerate(wrt)]
-        return [self.tensor(i, requires=requires) for i in items]
+        places = [place(self.leaves.get(w, y)) for w in wrt]
+        return [
+            self.tensor(i, requires=requires, device=d) for i, d in zip(items, places, strict=True)
+        ]
 
     def reachable(self, node: Node) -> tuple[list[tuple[Node, Tensor]], set[Node]]:
         """The leaves below ``node``, in the order they came, and every node between."""
@@ -453,23 +489,6 @@ def hyperparameter(group: dict[str, Any], key: str, index: int | None = None) ->
         name = key if index is None else f"{key}_{index}"
         capture.hypers[at] = capture.number(name, Source("hyper", read=read), f32)
     return capture.hypers[at]
-
-
-def _is_number(x: Tensor) -> bool:
-    """Whether ``x`` is a traced 0-d constant."""
-    op = None if x._cell is None else x._cell.node.op
-    return op is not None and op.name == "full" and x.type.shape == ()
-
-
-def _same_view(a: Tensor, b: Tensor) -> bool:
-    """Whether one parameter can stand for both."""
-    return (
-        a._array is not None
-        and b._array is not None
-        and (a._array.dtype, a._array.shape) == (b._array.dtype, b._array.shape)
-        and layout(a) == layout(b)
-        and a._requires is b._requires
-    )
 
 
 def _rule(op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:

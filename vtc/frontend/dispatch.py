@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, final
 
 from vtc.errors import ArgumentError, DeviceError, IndexRangeError, TypeCheckError
+from vtc.frontend import devices
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, Sym
 from vtc.ir.op import Op, make
@@ -39,6 +40,12 @@ class Storages(Protocol):
     def from_array(self, array: Array, *, device: Device | None, requires_grad: bool) -> Tensor:
         """A concrete tensor over ``array``."""
 
+    def create(self, op: Op, device: Device) -> Tensor:
+        """The result of ``op``, which takes no inputs, on ``device``."""
+
+    def move(self, x: Tensor, device: Device, *, non_blocking: bool) -> Tensor:
+        """``x`` on another device."""
+
     def view(self, op: Op, x: Tensor) -> Tensor:
         """A view of ``x``."""
 
@@ -57,6 +64,9 @@ class Autograd(Protocol):
 
     def viewed(self, x: Tensor) -> None:
         """``x`` was just cut from another tensor."""
+
+    def moved(self, x: Tensor, y: Tensor) -> None:
+        """``y`` is ``x`` on another device."""
 
     def written(self, x: Tensor, value: Tensor) -> None:
         """``x`` is about to become ``value``."""
@@ -158,12 +168,36 @@ def apply_tuple(op: Op, *inputs: Tensor) -> tuple[Tensor, ...]:
         raise _place(e) from None
 
 
-def check_one_device(op: Op, inputs: Sequence[Tensor]) -> None:
-    """DeviceError unless all inputs live on one device."""
-    devices = {x.device for x in inputs}
-    if len(devices) > 1:
-        names = " and ".join(sorted(map(str, devices)))
-        raise located(DeviceError, f"{op.name}: expected one device, got {names}; use .to(device)")
+def common_device(op: Op | str, inputs: Sequence[Tensor]) -> Device:
+    """The device all inputs live on; DeviceError if there are several.
+
+    0-d tensors on the CPU, and what is expanded from them, go with any.
+    """
+    found = inputs[0].device if inputs else devices.CPU
+    for x in inputs:
+        if x.device is not found and x.device != found:
+            return _joined(op, inputs)
+    return found
+
+
+def _joined(op: Op | str, inputs: Sequence[Tensor]) -> Device:
+    found = {x.device for x in inputs if x.device.type != "cpu" or not is_number(x)}
+    if len(found) == 1:
+        return found.pop()
+    name = op if isinstance(op, str) else op.name
+    names = " and ".join(sorted(map(str, found)))
+    shown = ", ".join(f"{x.type} on {x.device}" for x in inputs)
+    message = f"{name}: expected one device, got {names}: {shown}; use .to(device)"
+    raise located(DeviceError, message)
+
+
+def is_number(x: Tensor) -> bool:
+    """Whether ``x`` is a 0-d tensor, or one expanded."""
+    if x._link is None and x._array is not None:
+        return not any(x._array.strides)  # what backward restores has forgotten its link
+    while x.ndim and x._link is not None:
+        x = x._link[0]
+    return not x.ndim
 
 
 def _place(e: TypeCheckError | IndexRangeError) -> Exception:
@@ -181,6 +215,24 @@ def from_array(
 ) -> Tensor:
     """A tensor over a NumPy array, sharing its memory."""
     return _storages().from_array(array, device=device, requires_grad=requires_grad)
+
+
+def create(op: Op, device: Device | None) -> Tensor:
+    """The result of ``op``, which takes no inputs, on ``device``.
+
+    None: wherever it is needed, while tracing; else on the CPU.
+    """
+    if device is None or (device.type == "cpu" and state.capture is None):
+        return apply(op)
+    try:
+        return _storages().create(op, device)
+    except TypeCheckError as e:
+        raise _place(e) from None
+
+
+def move(x: Tensor, device: Device, *, non_blocking: bool = False) -> Tensor:
+    """``x`` on another device; gradients flow back."""
+    return _storages().move(x, device, non_blocking=non_blocking)
 
 
 def view(op: Op, x: Tensor) -> Tensor:
@@ -202,9 +254,8 @@ def write(x: Tensor, value: Tensor) -> Tensor:
 def constant(
     value: complex, dtype: DType, shape: Sequence[Size] = (), device: Device | None = None
 ) -> Tensor:
-    """``value`` everywhere; takes no memory."""
-    del device
-    return apply(make("full", shape=tuple(shape), value=value, dtype=dtype))
+    """``value`` everywhere, on ``device``; see :func:`create`."""
+    return create(make("full", shape=tuple(shape), value=value, dtype=dtype), device)
 
 
 class State(threading.local):
@@ -224,9 +275,10 @@ class _Process:
     device: Device
     dtype: DType
     epoch: int = 0
+    deterministic: bool = False
 
 
-_process = _Process(Device("cpu"), f32)
+_process = _Process(devices.CPU, f32)
 
 
 @final
@@ -304,8 +356,12 @@ def default_device() -> Device:
 
 
 def set_default_device(device: Device | str) -> None:
-    """Choose where new tensors go (``"cpu"`` at first)."""
-    _process.device = Device.parse(device) if isinstance(device, str) else device
+    """Choose where new tensors go (``"cpu"`` at first). DeviceError if it is not there.
+
+    ``"cuda"`` is the GPU that is current when a tensor is made.
+    """
+    found = devices.resolve(device)
+    _process.device = found if found.type == "cpu" else Device.parse(device)
 
 
 def default_dtype() -> DType:
@@ -318,6 +374,25 @@ def set_default_dtype(dtype: DType) -> None:
     if not dtype.is_floating_point:
         raise ArgumentError(f"set_default_dtype: expected a floating-point dtype, got {dtype!r}")
     _process.dtype = dtype
+
+
+def deterministic() -> bool:
+    """Whether kernels must give the same bits each time they run on the same inputs."""
+    return _process.deterministic
+
+
+def use_deterministic_algorithms(mode: bool) -> None:
+    """Ask for kernels that give the same bits each time they run, which may be slower, or for any
+    (the default). What was compiled for the other is compiled again.
+
+    On a GPU, sums that elements reach in any order (``index_add``, gradients of ``embedding``) then
+    add in order, and nothing is measured, since candidates round differently. The CPU always gives
+    the same bits.
+    """
+    if not isinstance(mode, bool):
+        got = f"{type(mode).__name__} {mode!r}"
+        raise ArgumentError(f"use_deterministic_algorithms: expected True or False, got {got}")
+    _process.deterministic = mode
 
 
 def size(value: Any) -> Size:

@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vtc.build import Built, compile_program, stage_program
+from vtc.build import Built, compile_program, context_for, stage_program
 from vtc.errors import GradientError
 from vtc.frontend import dispatch
 from vtc.frontend.autograd import BUILDER, ENGINE, Saved, restore, running
 from vtc.frontend.inputs import KEPT, Source, base_of, layout
 from vtc.frontend.source import located
-from vtc.frontend.tensor import Tensor, concrete_tensor
+from vtc.frontend.tensor import Tensor, array_of, concrete_tensor
 from vtc.frontend.trace import Given, Made, Part, Plain, Traced
 from vtc.frontend.tree import unflatten
 from vtc.ir.evaluate import bind
 from vtc.ir.ops.expr import Expr
-from vtc.ir.types import Array
+from vtc.ir.types import Array, TensorType
 from vtc.passes.partition import Pair, partition
-from vtc.passes.pipeline import Context
+from vtc.passes.pipeline import Options
+from vtc.runtime.device import Device
 
 if TYPE_CHECKING:
     from vtc.ir.op import Needs
@@ -220,7 +221,7 @@ class CompiledBackward:
         sources = len(self.entry.traced.sources)
         types = [t.tensor for t in self.entry.traced.program.entry.params[sources:]]
         tangents = [
-            np.zeros(o.shape, t.dtype.numpy) if gi is None else _array(gi)
+            _zeros(o.type, t, self.entry.traced.device) if gi is None else _array(gi)
             for gi, o, t in zip(given, out.value, types, strict=True)
         ]
         found = self.entry.backward.run(
@@ -231,15 +232,21 @@ class CompiledBackward:
 
 def _array(g: Expr) -> Array:
     value = g.value if isinstance(g.value, Tensor) else restore(g.value)
-    array: Array = value.numpy()
-    return array
+    return array_of(value)
 
 
-def build_entry(traced: Traced, context: Context) -> Entry:
+def _zeros(shape: TensorType, type: TensorType, device: Device) -> Array:
+    with dispatch.no_grad():
+        return array_of(dispatch.constant(0, type.dtype, shape.shape, device))
+
+
+def build_entry(traced: Traced, options: Options) -> Entry:
     """``traced``, compiled: one program, or a forward and backward pair."""
+    device = traced.device
+    context = context_for(device, options, deterministic=dispatch.deterministic())
     if not traced.tangents:
-        return Entry(traced, compile_program(traced.program, context))
+        return Entry(traced, compile_program(traced.program, context, device))
     joint = stage_program(traced.program, "joint", context)
     pair = partition(joint, traced.outputs, traced.tangents, context)
-    forward, backward = (compile_program(p, context) for p in (pair.forward, pair.backward))
+    forward, backward = (compile_program(p, context, device) for p in (pair.forward, pair.backward))
     return Entry(traced, forward, backward, pair)

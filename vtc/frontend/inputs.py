@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from vtc.errors import CaptureError
-from vtc.frontend.tensor import Tensor
+from vtc.frontend import dispatch
+from vtc.frontend.tensor import CPU, Tensor
 from vtc.ir.graph import Node
+from vtc.runtime.device import Device
 
 SourceKind = Literal["argument", "base", "number", "tensor", "grad", "hyper"]
 KEPT = ("argument", "base", "tensor", "grad")
@@ -36,7 +38,8 @@ class Source:
 class Cell:
     """The current value of a root tensor.
 
-    ``initial`` is its parameter where it came from outside.
+    ``initial`` is its parameter where it came from outside; ``device`` None is wherever the value
+    is needed.
     """
 
     node: Node
@@ -44,6 +47,7 @@ class Cell:
     initial: Node | None = None
     tensor: Tensor | None = None
     version: int = 0
+    device: Device | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -85,3 +89,42 @@ def layout(x: Tensor) -> tuple[int, tuple[int, ...]]:
     if x._array is None:
         raise CaptureError("a traced value has no place in memory")
     return x._array.__array_interface__["data"][0], x._array.strides
+
+
+def place(x: Tensor) -> Device | None:
+    """Where ``x``, traced or not, is; None for what is made wherever it is needed."""
+    while x._storage is None and x._cell is None and x._link is not None:
+        x = x._link[0]
+    if x._storage is not None:
+        return x._storage.device
+    found: Device | None = None if x._cell is None else x._cell.device
+    return found
+
+
+def common_place(name: str, inputs: Sequence[Tensor]) -> Device | None:
+    """Where the result of an op is; DeviceError if its inputs are on several devices."""
+    placed = [x for x in inputs if place(x) is not None]
+    return dispatch.common_device(name, placed) if placed else None
+
+
+def device_of_inputs(inputs: Sequence[Input]) -> Device:
+    """Where a program runs as far as its inputs say."""
+    places = [i.cell.tensor.device for i in inputs if i.cell.tensor is not None]
+    return next((d for d in places if d is not CPU), CPU)
+
+
+def is_number_node(x: Tensor) -> bool:
+    """Whether ``x`` is a traced 0-d constant."""
+    op = None if x._cell is None else x._cell.node.op
+    return op is not None and op.name == "full" and x.type.shape == ()
+
+
+def same_view(a: Tensor, b: Tensor) -> bool:
+    """Whether one parameter can stand for both."""
+    return (
+        a._array is not None
+        and b._array is not None
+        and (a._array.dtype, a._array.shape) == (b._array.dtype, b._array.shape)
+        and layout(a) == layout(b)
+        and a._requires is b._requires
+    )

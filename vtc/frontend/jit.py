@@ -40,7 +40,7 @@ from vtc.frontend.tree import Form, flatten
 from vtc.ir.dims import Dim, Size, symbols
 from vtc.ir.graph import Program
 from vtc.ir.text import show
-from vtc.passes.pipeline import Context, Options
+from vtc.passes.pipeline import Options
 
 REPLAYS = 1024
 """Keys of calls that a compiled function remembers."""
@@ -252,6 +252,7 @@ class Compiled:
             state.grad,
             state.autocast,
             (dispatch.default_dtype(), dispatch.default_device()),
+            dispatch.deterministic(),
             partition(leaves),
         )
 
@@ -279,7 +280,7 @@ class Compiled:
         self._refuse_too_many()
         request, traced = self._trace(general, leaves, form)
         least = Options().recompute if self.recompute else None
-        entry = build_entry(traced, Context(options=Options(recompute=least)))
+        entry = build_entry(traced, Options(recompute=least))
         self._exact.setdefault(key, []).insert(0, entry)
         self._general.setdefault(general, []).append((request, entry))
         return entry

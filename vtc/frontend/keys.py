@@ -130,7 +130,10 @@ def key_difference(old: Key, new: Key) -> str:
     for k, (a, b) in enumerate(zip(old[1], new[1], strict=True)):
         if a != b:
             return f"argument {k} was {_key_word(a)}, is {_key_word(b)}"
-    words = ("gradients enabled", "autocast", "defaults", "which arguments share memory")
+    words = (
+        "gradients enabled", "autocast", "defaults", "deterministic algorithms",
+        "which arguments share memory",
+    )  # fmt: skip
     return next(
         (
             f"{w}: was {a}, is {b}"

@@ -21,10 +21,12 @@ from vtc.frontend.dispatch import state
 from vtc.frontend.entry import Entry
 from vtc.frontend.keys import Kind, kind_of, know
 from vtc.frontend.parts import PLAIN
-from vtc.frontend.tensor import CPU, Storage, Tensor, concrete_tensor
+from vtc.frontend.tensor import Storage, Tensor, concrete_tensor
 from vtc.frontend.trace import Made, Plain, Traced
 from vtc.frontend.tree import unflatten
 from vtc.ir.types import Array
+from vtc.runtime.cuda.executable import Bound as CudaBound
+from vtc.runtime.cuda.executable import CudaExecutable
 from vtc.runtime.executable import Bound, Executable
 
 MISSED = object()
@@ -38,14 +40,15 @@ class Replay:
     """
 
     __slots__ = (
-        "_bound", "_changed", "_closures", "_device", "_dtype", "_epoch", "_fixed", "_grads",
-        "_guards", "_has_grads", "_kinds", "_mode", "_numbers", "_one", "_outputs", "_several",
-        "_storages", "_wants", "_without", "_written", "by_kinds", "entry",
+        "_bound", "_changed", "_closures", "_deterministic", "_device", "_dtype", "_epoch",
+        "_fixed", "_grads", "_guards", "_has_grads", "_home", "_kinds", "_mode", "_numbers", "_one",
+        "_outputs", "_several", "_storages", "_wants", "_without", "_written", "by_kinds", "entry",
     )  # fmt: skip
 
     def __init__(self, entry: Entry, leaves: Sequence[Any], wants: Sequence[Any]) -> None:
         traced = entry.traced
         self.entry, self._wants, self._guards = entry, tuple(wants), traced.guards
+        self._home = traced.device
         self._epoch = -1
         held = [s.tensor for s in traced.sources if s.tensor is not None]
         self._fixed = [(x, x._array) for x in held]
@@ -63,14 +66,16 @@ class Replay:
             self._prepare(traced, self._bound)
         self.rearm()
 
-    def _prepare(self, traced: Traced, bound: Bound) -> None:
+    def _prepare(self, traced: Traced, bound: Bound | CudaBound) -> None:
         """Look up what running takes."""
         self._numbers = [s for s in traced.sources if s.kind in ("number", "hyper")]
         written = [traced.sources[k] for k, _ in self.entry.overwritten]
         self._storages = [_storage(s.tensor) for s in written if s.tensor is not None]
         self._written = [s.index for s in written if s.tensor is None]
         self._outputs = [i for i, *_ in bound.fresh]
-        self._kinds = [kind_of(*what, False, False, CPU, True, True) for _, *what in bound.fresh]
+        self._kinds = [
+            kind_of(*what, False, False, self._home, True, True) for _, *what in bound.fresh
+        ]
         self._changed = [g for g in traced.grads if g.had or g.value != Plain(None)]
         one = traced.parts == (Made(0),) and self._outputs == [0] and traced.form is None
         self._one = one and not (bound.writes or self._numbers or self._changed)
@@ -79,6 +84,7 @@ class Replay:
         """Expect what is switched on this thread, and the defaults, to be as they are now."""
         self._mode = dict(state.__dict__)
         self._dtype, self._device = process.dtype, process.device
+        self._deterministic = process.deterministic
 
     def call(self, leaves: Sequence[Any]) -> Any:
         """What the call gives, or ``MISSED`` if it is not like the one before."""
@@ -97,7 +103,8 @@ class Replay:
         except MemoryError as error:
             raise self._out_of_memory(leaves, error) from error
         x = Tensor()
-        x._array, x._storage, x._known = array, Storage(CPU), (array, False, place, self._kinds[0])
+        x._array, x._storage = array, Storage(self._home)
+        x._known = array, False, place, self._kinds[0]
         return x
 
     def _match(self, leaves: Sequence[Any]) -> list[int] | None:
@@ -107,6 +114,7 @@ class Replay:
             or state.__dict__ != self._mode
             or process.dtype is not self._dtype
             or process.device is not self._device
+            or process.deterministic is not self._deterministic
         ):
             return None
         places: list[int] = []
@@ -187,7 +195,7 @@ class Replay:
         return unflatten(entry.traced.form, results)
 
 
-def _bind(entry: Entry, leaves: Sequence[Any]) -> Bound | None:
+def _bind(entry: Entry, leaves: Sequence[Any]) -> Bound | CudaBound | None:
     """The call of ``entry`` with arguments like ``leaves``; None where it takes a closer look."""
     traced, executable = entry.traced, entry.forward.executable
     kinds = {s.kind for s in traced.sources}
@@ -195,7 +203,7 @@ def _bind(entry: Entry, leaves: Sequence[Any]) -> Bound | None:
     over = {o for _, o in entry.overwritten}
     if traced.asked or traced.pinned or not usual or any(p.output in over for p in entry.made):
         return None
-    if not isinstance(executable, Executable):
+    if not isinstance(executable, (Executable, CudaExecutable)):
         return None
     sources = list(enumerate(traced.sources))
     order = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]

@@ -14,13 +14,12 @@ from typing import Any, cast, final
 import numpy as np
 
 from vtc.errors import ArgumentError, CaptureError, DeviceError, GradientError, TypeCheckError
-from vtc.frontend import dispatch
-from vtc.frontend.dispatch import Rest, Result, state
+from vtc.frontend import devices, dispatch, eager
+from vtc.frontend.dispatch import state
 from vtc.frontend.functions.methods import TensorMethods
 from vtc.frontend.printing import show_array
 from vtc.frontend.sizes import SymInt
 from vtc.frontend.source import located
-from vtc.ir.evaluate import compute
 from vtc.ir.op import Op
 from vtc.ir.ops.control import StopGradient
 from vtc.ir.ops.expr import Expr
@@ -28,7 +27,7 @@ from vtc.ir.ops.view import Reshape, View
 from vtc.ir.types import Array, DType, TensorType
 from vtc.runtime.device import Device
 
-CPU = Device("cpu")
+CPU = devices.CPU
 Shape = tuple[int, ...]
 MOMENTS = itertools.count()
 """Later ones are greater; a storage remembers when it was made."""
@@ -142,7 +141,15 @@ class Tensor(TensorMethods):
         """Where the elements live."""
         if self._storage is not None:
             return self._storage.device
-        return CPU if self._link is None else self._link[0].device
+        if state.capture is None:
+            return CPU
+        found: Device = state.capture.device_of(self)
+        return found
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the elements live on an NVIDIA GPU."""
+        return self.device.type == "cuda"
 
     @property
     def requires_grad(self) -> bool:
@@ -249,9 +256,26 @@ class Tensor(TensorMethods):
             )
         return self._array
 
+    def _on_host(self, what: str, way_out: str = "") -> Array:
+        """The elements in NumPy, copied there from a GPU."""
+        return devices.host(self._concrete(what, way_out))
+
+    def _shared(self, what: str) -> Array:
+        """The array itself, which the host has to be able to read."""
+        array = self._concrete(what, "")
+        if self.is_cuda:
+            raise located(
+                DeviceError,
+                f"{what}: expected a tensor on the cpu, got one on {self.device}; use .cpu() first",
+            )
+        return array
+
     def numpy(self) -> Array:
-        """The elements as a NumPy array that shares memory. GradientError if this requires grad."""
-        array = self._concrete("numpy()", "")
+        """The elements as a NumPy array that shares memory. GradientError if this requires grad.
+
+        DeviceError for a tensor on a GPU: its elements cannot be shared.
+        """
+        array = self._shared("numpy()")
         if self.requires_grad:
             raise located(
                 GradientError, "numpy() of a tensor that requires grad; use .detach().numpy()"
@@ -259,19 +283,20 @@ class Tensor(TensorMethods):
         return array.view()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        array = self._concrete("numpy conversion", "").view()
+        array = self._shared("numpy conversion").view()
         return np.array(array, dtype=dtype) if copy else np.asarray(array, dtype=dtype)
 
     def item(self) -> Any:
         """The one element as a Python number."""
-        array = self._concrete("item()", "; a number leaves a compiled function by being returned")
-        if array.size != 1:
+        found = self._concrete("item()", "; a number leaves a compiled function by being returned")
+        if found.size != 1:
             raise located(ArgumentError, f"item(): expected one element, got {self.type}")
+        array = devices.host(found)
         return array.astype(np.float32).item() if array.dtype.kind == "V" else array.item()
 
     def tolist(self) -> Any:
         """The elements as nested Python lists."""
-        return self._concrete("tolist()", "").tolist()
+        return self._on_host("tolist()").tolist()
 
     def __bool__(self) -> bool:
         array = self._concrete(
@@ -282,11 +307,11 @@ class Tensor(TensorMethods):
             raise located(
                 ArgumentError, f"bool(): the truth of {self.type} is ambiguous; use any() or all()"
             )
-        return bool(array.item())
+        return bool(devices.host(array).item())
 
     def __int__(self) -> int:
         return int(
-            self._concrete("int()", "; pass it as an int argument, or use a 0-d tensor").item()
+            self._on_host("int()", "; pass it as an int argument, or use a 0-d tensor").item()
         )
 
     def __index__(self) -> int:
@@ -295,7 +320,7 @@ class Tensor(TensorMethods):
         return int(self)
 
     def __float__(self) -> float:
-        return float(self._concrete("float()", "; tensors and numbers mix in arithmetic").item())
+        return float(self._on_host("float()", "; tensors and numbers mix in arithmetic").item())
 
     def __len__(self) -> int:
         if self.ndim == 0:
@@ -312,7 +337,7 @@ class Tensor(TensorMethods):
         return bool((self == element).any())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        copied = concrete_tensor(self._concrete("deepcopy", "").copy())
+        copied = concrete_tensor(eager.copied(self._concrete("deepcopy", "")))
         copied._requires, copied._kind = self._requires, self._kind
         memo[id(self)] = copied
         return copied
@@ -327,22 +352,45 @@ class Tensor(TensorMethods):
             and self._array is not None
             and np.shares_memory(out._array, self._array)
         ):
-            out._array = out._array.copy()
+            out._array = eager.copied(out._array)
         return out
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As another dtype, on another device.
+        """As another dtype, on another device: this tensor itself where it is that already.
 
-        ``to(vtc.float16)``, ``to("cuda")``, ``to(other)``.
+        ``to(vtc.float16)``, ``to("cuda", non_blocking=True)``, ``to(other)``. DeviceError if the
+        device is not there.
         """
-        device, dtype = _to_arguments(args, kwargs)
+        device, dtype, non_blocking = _to_arguments(args, kwargs)
+        x = self
         if device is not None and device != self.device:
-            raise located(DeviceError, f"to({device}): no device but the cpu is here")
-        return self if dtype is None or dtype is self.dtype else self._cast(dtype)
+            x = dispatch.move(self, device, non_blocking=non_blocking)
+        return x if dtype is None or dtype is self.dtype else x._cast(dtype)
 
     def cpu(self) -> Tensor:
         """On the CPU."""
         return self.to("cpu")
+
+    def cuda(self, device: Device | str | int | None = None, non_blocking: bool = False) -> Tensor:
+        """On an NVIDIA GPU: the current one, if none is named."""
+        name = "cuda" if device is None else f"cuda:{device}" if type(device) is int else device
+        return self.to(name, non_blocking=non_blocking)
+
+    def pin_memory(self) -> Tensor:
+        """In pinned memory of the host, from which ``to(device, non_blocking=True)`` does not wait.
+
+        This tensor itself if it is there.
+        """
+        array = self._shared("pin_memory()")
+        return self if devices.is_pinned(array) else concrete_tensor(devices.pin(array))
+
+    def is_pinned(self) -> bool:
+        """Whether the elements live in pinned memory."""
+        return self._array is not None and devices.is_pinned(self._array)
+
+    def record_stream(self, stream: Any) -> None:
+        """Say that ``stream`` works with this tensor: its memory is not used again before that."""
+        devices.use(self._concrete("record_stream()", ""), stream.cuda_stream)
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else str(self)
@@ -359,7 +407,7 @@ class Tensor(TensorMethods):
 
 def _to_arguments(
     args: Sequence[Any], kwargs: dict[str, Any]
-) -> tuple[Device | None, DType | None]:
+) -> tuple[Device | None, DType | None, bool]:
     device, dtype = kwargs.get("device"), kwargs.get("dtype")
     for a in args:
         if isinstance(a, DType):
@@ -370,11 +418,13 @@ def _to_arguments(
             device = a
         else:
             raise located(ArgumentError, f"to(): expected a dtype, a device or a Tensor, got {a!r}")
-    return (Device.parse(device) if isinstance(device, str) else device), dtype
+    where = None if device is None else devices.resolve(device)
+    return where, dtype, bool(kwargs.get("non_blocking", False))
 
 
 def _show(x: Tensor, array: Array) -> str:
     """As PyTorch prints: four digits, nested brackets, dtype where it is not the default."""
+    array = devices.host(array)
     text = show_array(array.astype(np.float64) if x.dtype.kind == "float" else array, "tensor(")
     notes = []
     if x.dtype is not dispatch.default_dtype() and x.dtype.name not in ("i64", "bool"):
@@ -403,31 +453,17 @@ def concrete_tensor(array: Array, storage: Storage | None = None) -> Tensor:
     """A tensor over ``array``; ``storage`` where it shares one."""
     x = Tensor()
     x._array = array
-    x._storage = storage or Storage(CPU)
+    x._storage = storage or Storage(CPU if type(array) is np.ndarray else devices.home(array))
     return x
 
 
 def concrete_type(x: Tensor) -> TensorType:
     """The type of a concrete tensor, traced or not."""
-    return TensorType.of(_array_of(x))
+    return TensorType.of(array_of(x))
 
 
-# eager execution on the CPU: the reference under NumPy
-
-
-def _run_numpy(op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:
-    """The backend rule of the CPU."""
-    del rest
-    dispatch.check_one_device(op, inputs)
-    arrays = [_array_of(x) for x in inputs]
-    type = op.infer(*map(TensorType.of, arrays))
-    out = compute(op, arrays, type)
-    if isinstance(out, tuple):
-        return tuple([concrete_tensor(_own(o, arrays)) for o in out])
-    return concrete_tensor(_own(out, arrays))
-
-
-def _array_of(x: Tensor) -> Array:
+def array_of(x: Tensor) -> Array:
+    """The array of a concrete tensor. CaptureError for what is left of an ended trace."""
     if x._array is None:
         raise located(
             CaptureError,
@@ -435,62 +471,3 @@ def _array_of(x: Tensor) -> Array:
             "function instead",
         )
     return x._array
-
-
-def _own(out: Array, arrays: Sequence[Array]) -> Array:
-    """A result never shares memory with an input by accident, nor is it a read-only broadcast."""
-    if not out.flags.writeable or (
-        out.base is not None and any(np.may_share_memory(out, a) for a in arrays)
-    ):
-        return out.copy()
-    return out if not any(out is a for a in arrays) else out.copy()
-
-
-class _Eager:
-    """What dispatch asks of concrete tensors; traced ones are the capture's."""
-
-    def from_array(self, array: Array, *, device: Device | None, requires_grad: bool) -> Tensor:
-        if device is not None and device.type != "cpu":
-            raise located(DeviceError, f"no device {device} is here")
-        x = concrete_tensor(array.view())  # nobody can change its shape in place
-        x._requires = requires_grad
-        if state.capture is not None:
-            state.capture.born(x)
-        return x
-
-    def view(self, op: Op, x: Tensor) -> Tensor:
-        if state.capture is not None:
-            traced: Tensor = state.capture.view(op, x)
-            return traced
-        array = _array_of(x)
-        out = compute(op, [array], op.infer(TensorType.of(array)))
-        if not isinstance(out, np.ndarray):
-            raise TypeCheckError(f"{op.name}: not a view")
-        if not np.may_share_memory(out, array) and out.size:
-            return dispatch.apply(op, x)
-        y = concrete_tensor(out, x._storage)
-        y._link = (x, op)
-        dispatch.autograd().viewed(y)
-        return y
-
-    def write(self, x: Tensor, value: Tensor) -> Tensor:
-        if value.type != x.type:
-            raise TypeCheckError(f"in-place write: expected {x.type}, got {value.type}")
-        if state.capture is not None:
-            state.capture.write(x, value)
-            return x
-        dispatch.autograd().written(x, value)
-        array = _array_of(x)
-        if not array.flags.writeable:
-            raise TypeCheckError(
-                "in-place write: more than one element of the tensor shares a memory "
-                "location; clone() first"
-            )
-        array[...] = _array_of(value)
-        if x._storage is not None:
-            x._storage.version += 1
-        return x
-
-
-dispatch.register("backend", _run_numpy)
-dispatch.register_storages(_Eager())

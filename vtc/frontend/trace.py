@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vtc.errors import ArgumentError, CaptureError, LeakError
+from vtc.errors import ArgumentError, CaptureError, DeviceError, LeakError
 from vtc.frontend.capture import Capture
 from vtc.frontend.dispatch import state
 from vtc.frontend.guards import Guards, Recorder
-from vtc.frontend.inputs import KEPT, Cell, Input, Restart, Source, layout
+from vtc.frontend.inputs import KEPT, Cell, Input, Restart, Source, layout, place
 from vtc.frontend.leaks import refuse_leaks
 from vtc.frontend.sizes import SizeGuard, SymInt
 from vtc.frontend.source import located
-from vtc.frontend.tensor import Tensor
+from vtc.frontend.tensor import CPU, Tensor
 from vtc.frontend.tree import Form, flatten, unflatten
 from vtc.ir.dims import Dim, Size, Sym
 from vtc.ir.graph import Fact, Graph, Node, Program
@@ -29,6 +29,7 @@ from vtc.ir.ops.elementwise import Add
 from vtc.ir.ops.view import Reshape
 from vtc.ir.text import show_node
 from vtc.ir.types import TensorType
+from vtc.runtime.device import Device
 
 MAX_RESTARTS = 64
 
@@ -103,6 +104,7 @@ class Traced:
     pinned: tuple[Pin, ...] = ()
     asked: tuple[tuple[Source, bool], ...] = ()
     """Tensors that the function makes require grad, or not, and which."""
+    device: Device = CPU
     keep: tuple[Tensor, ...] = field(default=(), repr=False)
 
 
@@ -219,6 +221,7 @@ class _Trace:
         self.shared = self.roots_of_several(leaves)
         parts = tuple([self.part(leaf, outputs) for leaf in leaves])
         grads = self.gradient_writes(outputs)
+        device = self.device(leaves)
         del result, leaves
         refuse_leaks(self.capture)
         facts = self.facts(outputs)
@@ -245,6 +248,7 @@ class _Trace:
             tangents=len(tangents),
             pinned=tuple(self.pins(guards)),
             asked=tuple(self.capture.asked.values()),
+            device=device,
             keep=tuple(self.capture.kept),
         )
 
@@ -264,6 +268,29 @@ class _Trace:
         for i, leaf in enumerate(self.request.leaves):
             if isinstance(leaf, Tensor) and id(leaf._storage) in met:
                 yield Pin(i, met[id(leaf._storage)], layout(leaf))
+
+    # the device
+
+    def device(self, results: Sequence[Any]) -> Device:
+        """Where the program runs: DeviceError unless inputs and results are on one device.
+
+        0-d inputs that are only read may be on the CPU.
+        """
+        found: dict[Device, str] = {}
+        for i in self.capture.inputs:
+            x = i.cell.tensor
+            if x is not None and not (x.device is CPU and not x.ndim and i.cell.node is i.node):
+                found.setdefault(x.device, f"input {i.node.name}: {i.node.type}")
+        for x in results:
+            if isinstance(x, Tensor) and x._storage is None:
+                there = place(x)
+                if there is not None:
+                    found.setdefault(there, f"result {x.type}")
+        if len(found) > 1:
+            shown = " and ".join(f"{d} ({what})" for d, what in found.items())
+            message = f"{self.request.name}: expected inputs and results on one device, got {shown}"
+            raise located(DeviceError, f"{message}; use .to(device) outside of it")
+        return next(iter(found), CPU)
 
     # results
 

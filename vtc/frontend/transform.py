@@ -115,7 +115,7 @@ def _continues(value: Any, fresh: Sequence[Tensor], args: Sequence[Any]) -> bool
 
 
 def _zeros(x: Tensor) -> Tensor:
-    return dispatch.constant(0, x.dtype, x.type.shape).clone()
+    return dispatch.constant(0, x.dtype, x.type.shape, x.device).clone()
 
 
 def _fresh(x: Any) -> Any:

@@ -23,7 +23,8 @@ class Target:
 
     ``vector`` is the bytes one vector register (or load) holds; ``arch`` the compute capability of
     a GPU (90 for 9.0), ``processors`` how many multiprocessors it has and ``shared`` the bytes of
-    shared memory a block may have.
+    shared memory a block may have. ``deterministic`` asks for kernels that compute the same each
+    time they run, if slower.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Target:
     arch: int = 0
     processors: int = 0
     shared: int = 0
+    deterministic: bool = False
 
 
 def cpu(*, vector: int = 32) -> Target:
@@ -40,7 +42,13 @@ def cpu(*, vector: int = 32) -> Target:
     return Target(name="cpu", kind="cpu", keeps=ATTENTION, vector=vector)
 
 
-def cuda(arch: int = 90, *, processors: int = 132, shared: int = 232_448) -> Target:
+def cuda(
+    arch: int = 90,
+    *,
+    processors: int = 132,
+    shared: int = 232_448,
+    deterministic: bool = False,
+) -> Target:
     """An NVIDIA GPU, programmed in Triton; an H100 if nothing else is said."""
     return Target(
         name=f"sm_{arch}",
@@ -49,4 +57,5 @@ def cuda(arch: int = 90, *, processors: int = 132, shared: int = 232_448) -> Tar
         arch=arch,
         processors=processors,
         shared=shared,
+        deterministic=deterministic,
     )

@@ -52,7 +52,7 @@ def trunc_normal_(
     """Normal, cut off outside ``[a, b]``: the inverse distribution function of uniform numbers."""
     low, high = (_normal_cdf((x - mean) / std) for x in (a, b))
     with dispatch.no_grad():
-        u = _uniform(tensor, generator).numpy().astype(np.float64)
+        u = _uniform(tensor, generator).cpu().numpy().astype(np.float64)
         x = np.clip(special.ndtri(low + (high - low) * u) * std + mean, a, b)
         return _fill(tensor, dispatch.from_array(x, device=tensor.device))
 
@@ -121,7 +121,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None =
     """Rows (or columns, if fewer) orthogonal and of length ``gain`` (Saxe et al. 2013)."""
     rows = _matrix(tensor, "orthogonal_", exactly=False).shape[0]
     with dispatch.no_grad():
-        normal = _normal(tensor, generator).numpy().astype(np.float64).reshape(rows, -1)
+        normal = _normal(tensor, generator).cpu().numpy().astype(np.float64).reshape(rows, -1)
         q, r = np.linalg.qr(normal if normal.shape[0] >= normal.shape[1] else normal.T)
         q *= np.sign(np.diag(r))  # without it the distribution is not uniform
         square = (q if normal.shape[0] >= normal.shape[1] else q.T).reshape(tensor.shape)

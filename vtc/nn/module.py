@@ -179,7 +179,7 @@ class Module:
         )
         with dispatch.no_grad():
             for key, value in values.items():
-                dispatch.write(own[key], value.detach().to(own[key].dtype))
+                dispatch.write(own[key], value.detach().to(own[key].device, own[key].dtype))
         return IncompatibleKeys(missing, unexpected)
 
     # changing all that is inside
@@ -225,6 +225,7 @@ class Module:
         """Move to a device, cast to a dtype, or both; in place: tensors stay the objects they are.
 
         Takes ``to("cuda")``, ``to(vtc.bfloat16)``, ``to(other)``. Integer buffers keep their dtype.
+        Gradients move too; optimizers made before keep their state where it is.
         """
         if dispatch.is_capturing():
             raise located(CaptureError, f"{type(self).__name__}.to() inside a compiled function")
@@ -243,6 +244,15 @@ class Module:
             _move(tensor, device, dtype)
         bump_epoch()
         return self
+
+    def cpu(self) -> Self:
+        """Move to the CPU; returns this module."""
+        return self.to("cpu")
+
+    def cuda(self, device: Device | str | int | None = None) -> Self:
+        """Move to an NVIDIA GPU, the current one if none is named; returns this module."""
+        name = "cuda" if device is None else f"cuda:{device}" if type(device) is int else device
+        return self.to(name)
 
     # how it prints
 

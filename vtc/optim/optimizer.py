@@ -200,11 +200,12 @@ class Optimizer(ABC):
         entries = self._plan_load(saved, state_dict["state"])
         for group, options in zip(self.param_groups, saved, strict=True):
             group.update({k: v for k, v in options.items() if k != "params"})
-        counts = {p: float(np.asarray(e.get("step", 1.0))) if e else 0.0 for p, e in entries}
+        counts = {p: float(e.get("step", 1.0)) if e else 0.0 for p, e in entries}
         with dispatch.no_grad():
             for group in (g for g in self.param_groups if g["params"]):
                 most = max(counts[p] for p in group["params"])
-                dispatch.write(self.steps(group), dispatch.constant(most, f32))
+                steps = self.steps(group)
+                dispatch.write(steps, dispatch.constant(most, f32, device=steps.device))
             for p, entry in entries:
                 self._load(p, entry)
         bump_epoch()
@@ -244,7 +245,7 @@ class Optimizer(ABC):
                 source = (
                     value if isinstance(value, Tensor) else dispatch.from_array(np.asarray(value))
                 )
-                dispatch.write(tensor, source.detach().to(tensor.dtype))
+                dispatch.write(tensor, source.detach().to(tensor.device, tensor.dtype))
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]

@@ -16,12 +16,14 @@ from vtc.passes.differentiate import differentiate
 from vtc.passes.fold import fold
 from vtc.passes.fuse import fuse
 from vtc.passes.memory import memory
+from vtc.passes.partial import partial
 from vtc.passes.pipeline import Context, Stage
 from vtc.passes.recognize import recognize
 from vtc.passes.recompute import recompute
 from vtc.passes.release import release
 from vtc.passes.schedule import schedule
 from vtc.passes.split import split
+from vtc.passes.widen import widen
 
 
 def joint(node: Node, context: Context) -> str | None:
@@ -48,8 +50,8 @@ def ordered(node: Node, context: Context) -> str | None:
 PIPELINE = (
     Stage("captured"),
     Stage("joint", (differentiate, canonicalize, fold, cse, dce), joint),
-    Stage("lowered", (recognize, decompose, canonicalize, cse, dce), lowered),
-    Stage("fused", (recompute, split, fuse, release), ordered),
+    Stage("lowered", (recognize, decompose, widen, canonicalize, cse, dce), lowered),
+    Stage("fused", (recompute, partial, split, fuse, release), ordered),
     Stage("planned", (schedule, memory), ordered),
 )
 """From what the user wrote to what is turned into kernels."""

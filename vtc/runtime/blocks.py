@@ -49,8 +49,9 @@ class Segment:
 class Block:
     """A part of a segment. ``where`` is the user's line that allocated it, while it is in use.
 
-    ``uses`` are streams other than its own that work with it; ``pending`` counts the events its
-    memory still waits for after it was freed.
+    ``uses`` are streams other than its own that work with it, and stay until it waits for none;
+    ``pending`` counts the events its memory still waits for after it was freed. One that is
+    ``kept`` is free, but for a request of just its size: neighbours do not merge with it.
     """
 
     segment: Segment
@@ -63,11 +64,12 @@ class Block:
     after: Block | None = None
     uses: set[int] = field(default_factory=set)
     pending: int = 0
+    kept: bool = False
 
     @property
     def free(self) -> bool:
-        """Whether it can be handed out."""
-        return not self.used and not self.pending
+        """Whether it can be handed out for any request."""
+        return not (self.used or self.pending or self.kept)
 
     @property
     def whole(self) -> bool:

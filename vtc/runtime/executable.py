@@ -17,17 +17,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, final
+from typing import Any, final
 
 import numpy as np
 
-from vtc.errors import ArgumentError, IndexRangeError
-from vtc.ir.dims import Size, Sym, substitute
-from vtc.ir.plan import Copy, Plan
+from vtc.ir.plan import Plan
 from vtc.ir.types import Array
 from vtc.runtime.buffer import Spare, address, empty, lease, spares
 from vtc.runtime.cpu import Arguments, Entry, integers, pointer, pointers, reference
-from vtc.runtime.lease import Claim, Claims, Pool
+from vtc.runtime.fit import Fit, dense, shape_at, size_at
+from vtc.runtime.lease import CLAIMS, Claim, Pool
 
 INSTANCES = 8
 """Calls of one executable that run at once; further ones wait."""
@@ -38,8 +37,6 @@ SIZES = 256
 _BYTES = np.dtype(np.uint8)
 _What = tuple[tuple[int, ...], np.dtype[Any], int]
 _NUMBERS = {4: ctypes.c_float, 8: ctypes.c_double}
-CLAIMS = Claims()
-"""On all memory that executables of this process write."""
 
 
 @final
@@ -50,9 +47,8 @@ class Executable:
         self.plan = plan
         self._entry = entry
         self._threads = threads
-        self._over = _overwriting(plan)
-        self._written = tuple(p for p, b in enumerate(plan.inputs) if b.overwritten is not None)
-        self._sites = _sites(plan)
+        self._fit = Fit(plan)
+        self._over, self._written, self._sites = self._fit.over, self._fit.written, self._fit.sites
         self._sizes: dict[tuple[int, ...], _Sizes] = {}
         self._pool = Pool(self._instance, INSTANCES)
 
@@ -69,25 +65,7 @@ class Executable:
 
     def check(self, inputs: Sequence[Array]) -> None:
         """ArgumentError unless ``run`` can take ``inputs``."""
-        plan = self.plan
-        if len(inputs) != len(plan.inputs):
-            raise ArgumentError(
-                f"{plan.name}: expected {len(plan.inputs)} arrays, got {len(inputs)}"
-            )
-        for b, a in zip(plan.inputs, inputs, strict=True):
-            if a.dtype != b.dtype.numpy or a.ndim != len(b.shape):
-                raise _mismatch(b.path or plan.name, str(b.type), a)
-        values = {
-            d.name: inputs[p].shape[axis]
-            for d, (p, axis) in zip(plan.dims, self._sites, strict=True)
-        }
-        for d in plan.dims:
-            n = values[d.name]
-            if n < d.min or (d.max is not None and n > d.max) or n % d.multiple:
-                raise ArgumentError(f"{plan.name}: expected {d}, got {n}")
-        for b, a in zip(plan.inputs, inputs, strict=True):
-            if a.shape != _shape(b.shape, values):
-                raise _mismatch(b.path or plan.name, str(b.type), a)
+        self._fit.check(inputs)
 
     def bind(
         self, inputs: Sequence[Array], varying: Mapping[int, int], numbers: Sequence[int] = ()
@@ -98,7 +76,7 @@ class Executable:
         0-d floats that are given as numbers. None where an input would have to be copied.
         """
         for p, a in enumerate(inputs):
-            if not (a.flags.carray or (p not in self._written and _dense(a))):
+            if not (a.flags.carray or (p not in self._written and dense(a))):
                 return None
         return Bound(self, self._sizes_of(inputs), inputs, varying, numbers)
 
@@ -118,24 +96,19 @@ class Executable:
         finally:
             self._pool.give_back(instance)
         if code:
-            raise self._failure(code - 1)
+            raise self._fit.out_of_range(code - 1)
         return outputs if arrays is inputs else self._restore(inputs, arrays, outputs)
 
     def _instance(self) -> _Instance:
         return _Instance(len(self.plan.inputs), len(self.plan.outputs), self._threads)
 
     def _bind(self, key: tuple[int, ...]) -> _Sizes:
-        values: dict[str, Size] = {d.name: n for d, n in zip(self.plan.dims, key, strict=True)}
+        values = self._fit.values(key)
         outputs = tuple(
-            (
-                over,
-                _shape(b.shape, values),
-                b.dtype.numpy,
-                cast("int", substitute(b.nbytes, values)),
-            )
+            (over, shape_at(b.shape, values), b.dtype.numpy, size_at(b.nbytes, values))
             for over, b in zip(self._over, self.plan.outputs, strict=True)
         )
-        made = _Sizes(outputs, cast("int", substitute(self.plan.arena, values)), integers(key))
+        made = _Sizes(outputs, size_at(self.plan.arena, values), integers(key))
         if len(self._sizes) >= SIZES:
             self._sizes.clear()
         self._sizes[key] = made
@@ -157,13 +130,12 @@ class Executable:
     def _dense(self, p: int, a: Array) -> Array:
         """``a`` as kernels read it: aligned, row-major, and writable where it is overwritten."""
         if not a.flags.writeable and p in self._written:
-            name = self.plan.inputs[p].path or f"input {p}"
-            raise ArgumentError(f"{name}: expected an array to overwrite, got a read-only one")
-        if _dense(a):
+            raise self._fit.read_only(p)
+        if dense(a):
             return a
-        dense = empty(a.shape, a.dtype)
-        np.copyto(dense, a)
-        return dense
+        copied = empty(a.shape, a.dtype)
+        np.copyto(copied, a)
+        return copied
 
     def _allocate(self, instance: _Instance, arrays: Sequence[Array], sizes: _Sizes) -> list[Array]:
         slots, first = instance.table, len(self.plan.inputs)
@@ -184,12 +156,6 @@ class Executable:
                 np.copyto(inputs[over], arrays[over])
                 outputs[i] = inputs[over]
         return outputs
-
-    def _failure(self, index: int) -> IndexRangeError:
-        step = self.plan.steps[index]
-        note = "" if isinstance(step, Copy) else step.note
-        message = "index: expected an index inside its axis, got one outside it"
-        return IndexRangeError(f"{message}\n  at {note}" if note else message)
 
 
 @final
@@ -276,7 +242,7 @@ class Bound:
             if pool.waiting:
                 pool.wake()
         if code:
-            raise self._executable._failure(code - 1)
+            raise self._executable._fit.out_of_range(code - 1)
         return made
 
     def _fill(self, instance: _Instance) -> None:
@@ -338,31 +304,3 @@ class _Instance:
             self.call = reference(self.table), outputs, arena, dims, self._threads
             self._sizes = sizes
         return self.call
-
-
-def _dense(a: Array) -> bool:
-    return a.flags.c_contiguous and a.flags.aligned
-
-
-def _overwriting(plan: Plan) -> tuple[int | None, ...]:
-    """For each output the input it overwrites, or None."""
-    over = {b.overwritten: p for p, b in enumerate(plan.inputs) if b.overwritten is not None}
-    return tuple(over.get(i) for i in range(len(plan.outputs)))
-
-
-def _sites(plan: Plan) -> tuple[tuple[int, int], ...]:
-    """For each dim an input and an axis that have its size."""
-    found: dict[Size, tuple[int, int]] = {}
-    for p, b in enumerate(plan.inputs):
-        for axis, size in enumerate(b.shape):
-            if isinstance(size, Sym):
-                found.setdefault(size, (p, axis))
-    return tuple(found[d.sym] for d in plan.dims)
-
-
-def _shape(shape: Sequence[Size], values: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(cast("int", substitute(s, values)) for s in shape)
-
-
-def _mismatch(name: str, expected: str, got: Array) -> ArgumentError:
-    return ArgumentError(f"{name}: expected {expected}, got an array {got.dtype}{list(got.shape)}")

@@ -117,3 +117,7 @@ class Claims:
             elif not claim.addresses.isdisjoint(addresses):
                 return True
         return False
+
+
+CLAIMS = Claims()
+"""On all memory that executables of this process write."""

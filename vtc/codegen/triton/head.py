@@ -22,7 +22,7 @@ from vtc.codegen.region import Elements
 from vtc.codegen.sizes import PYTHON, Facts, c_factor, c_text
 from vtc.codegen.trace import Cell, Inside, Let, Part, Value, reads
 from vtc.codegen.triton.scalars import POINTERS, TritonScalars
-from vtc.ir.dims import Size, floordiv
+from vtc.ir.dims import Size, Sym, bounds, floordiv, product, substitute, symbols
 from vtc.ir.graph import Node
 from vtc.ir.plan import Build
 
@@ -36,6 +36,7 @@ class Head:
     """The signature of a kernel: its arguments and the helpers it needs.
 
     ``checks``: its last argument is ``err``, a pointer to the cell of an index out of its range.
+    ``table``: its first is ``table``, a pointer to the pointers.
     """
 
     args: tuple[str, ...]
@@ -44,11 +45,12 @@ class Head:
     checks: bool
     warps: int
     stages: int
+    table: bool = False
 
     @property
     def build(self) -> Build:
         """How it is compiled."""
-        return Build(self.signature, self.warps, self.stages, self.checks)
+        return Build(self.signature, self.warps, self.stages, self.checks, self.table)
 
 
 def head(elements: Elements, *, warps: int = 4, stages: int = 3) -> Head:
@@ -79,10 +81,10 @@ def triton(region_elements: Elements) -> TritonScalars:
 
 def index_type(elements: Elements, *counts: Size) -> str:
     """The type of indices into all buffers of a region, and of ``counts``."""
-    nodes = (*elements.region.graph.params, *elements.region.graph.outputs)
-    sizes = [*counts, *(n.tensor.numel for n in nodes)]
-    narrow = all(isinstance(n, int) and n < NARROW for n in sizes)
-    return "tl.int32" if narrow else "tl.int64"
+    region = elements.region
+    shapes = (region.shape(n) for n in (*region.graph.params, *region.graph.outputs))
+    most = [bounds(n, region.ranges)[1] for n in (*counts, *map(product, shapes))]
+    return "tl.int32" if all(n is not None and n < NARROW for n in most) else "tl.int64"
 
 
 @final
@@ -96,6 +98,7 @@ class Block:
     lets: Mapping[str, Let]
     conditions: Mapping[str, str]
     _known: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _along: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def lines(self, names: Iterable[str]) -> tuple[str, ...]:
         """The scalars called ``names``, in that order, as statements."""
@@ -111,7 +114,7 @@ class Block:
 
     def condition(self, *roots: Let) -> str:
         """When all of what ``roots`` depend on is inside; "" if always."""
-        found = dict.fromkeys(c for root in roots for n in reads(root) for c in self._of(n))
+        found = dict.fromkeys(c for root in roots for n in sorted(reads(root)) for c in self._of(n))
         return " & ".join(f"({c})" for c in found)
 
     def text(self, parts: Sequence[Part], condition: str = "") -> str:
@@ -119,10 +122,35 @@ class Block:
         return "".join(self._part(p, condition) for p in parts)
 
     def _scalar(self, let: Let) -> tuple[str, ...]:
-        line = f"{let.name} = {self.text(let.parts, self.condition(let))}"
+        line = f"{let.name} = {self.text(self._spread(let), self.condition(let))}"
         if not let.raises:
             return (line,)
         return line, f"tl.store(err + tl.cast({let.name}, tl.int32)*0, 1, {let.name})"
+
+    def _spread(self, let: Let) -> tuple[Part, ...]:
+        """The parts of ``let``; addresses are blocks as large as the masks beside them."""
+        if not any(isinstance(part, Cell) for part in let.parts):
+            return let.parts
+        values = [p for p in let.parts if isinstance(p, Value) and p.text in self.lets]
+        found: list[Part] = []
+        for part in let.parts:
+            found.append(part)
+            if isinstance(part, Cell):
+                own = self._loops(*symbols(part.offset))
+                more = [v for v in values if not self._loops(v.text) <= own]
+                found += [f" + tl.cast({v.text}, tl.int32)*0" for v in more]
+        return tuple(found)
+
+    def _loops(self, *names: str) -> frozenset[str]:
+        """The loop variables that ``names`` depend on."""
+        return frozenset().union(*map(self._varies, names))
+
+    def _varies(self, name: str) -> frozenset[str]:
+        if name not in self._along:
+            inner = reads(self.lets[name]) if name in self.lets else ()
+            own = frozenset({name} & self.facts.extents.keys())
+            self._along[name] = self._loops(*inner) if inner else own
+        return self._along[name]
 
     def _of(self, name: str) -> tuple[str, ...]:
         """The conditions of a scalar or loop variable."""
@@ -131,8 +159,16 @@ class Block:
         if name not in self._known:
             self._known[name] = ()
             inner = reads(self.lets[name]) if name in self.lets else ()
-            self._known[name] = tuple(dict.fromkeys(c for n in inner for c in self._of(n)))
+            self._known[name] = tuple(dict.fromkeys(c for n in sorted(inner) for c in self._of(n)))
         return self._known[name]
+
+    def _number(self, size: Size) -> str:
+        """An index expression as a number; indices may be too narrow for it."""
+        least, most = bounds(size, self.facts.ranges)
+        if least is not None and most is not None and -NARROW <= least <= most < NARROW:
+            return self.size(size)
+        wide = {name: Sym.var(f"{name}.to(tl.int64)") for name in symbols(size)}
+        return c_text(substitute(size, wide), self.facts, PYTHON)
 
     def _part(self, part: Part, condition: str) -> str:
         match part:
@@ -141,7 +177,7 @@ class Block:
             case Cell(buffer, offset):
                 return f"{buffer} + ({self.size(offset)})"
             case Value(text="", size=size) if size is not None:
-                return f"tl.cast({self.size(size)}, tl.int64)"
+                return f"tl.cast({self._number(size)}, tl.int64)"
             case Value(text=text):
                 return text
             case str():

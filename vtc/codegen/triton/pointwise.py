@@ -14,12 +14,19 @@ from vtc.codegen.loops import Body, Loop
 from vtc.codegen.pointwise import place, trace_in_order
 from vtc.codegen.region import Elements, Region
 from vtc.codegen.trace import needed
+from vtc.codegen.triton.flat import Change, flattened
 from vtc.codegen.triton.head import Block, Head, ceil_div, head, index_type
 from vtc.codegen.triton.scalars import TritonScalars
 from vtc.ir.dims import Size, product
 
 BLOCK, WARPS = 1024, 4
-TILE = 64
+SMALLEST, PROGRAMS = 128, 264
+"""Elements to a program: fewer where there are fewer programs than this, two for each processor of
+an H100.
+"""
+
+PER_THREAD, MOST_WARPS = 8, 8
+TILE, TILE_WARPS = 64, 8
 """Elements of a tile along each of its two loops."""
 
 
@@ -37,30 +44,61 @@ class PointwiseSpec:
     grid: tuple[Size, ...]
 
 
-def pointwise(region: Region, *, block: int = BLOCK, warps: int = WARPS) -> PointwiseSpec:
-    """The spec of a region whose ops are all pointwise, and whose outputs have as many elements."""
+def pointwise(
+    region: Region, *, block: int | None = None, warps: int | None = None, tile: int = TILE
+) -> PointwiseSpec:
+    """The spec of a region whose ops are all pointwise, and whose outputs have as many elements.
+
+    ``block`` elements to a program, or a ``tile`` by as many where memory is walked in two orders.
+    """
     elements = Elements(region, TritonScalars)
-    shapes = [region.shape(o) for o in region.graph.outputs]
-    shape = max(shapes, key=lambda s: sum(n != 1 for n in s))
+    shape = _shape(region)
     if 0 in shape:
         return empty(elements)
+    body, loops = _body(elements, shape)
+    across = body.across(loops)
+    if across is not None:
+        return _written(elements, body, _tiled(elements, loops, across, tile), warps or TILE_WARPS)
+    block = block or _block(product(shape))
+    return _written(elements, body, _flat(elements, loops, block), warps or _warps(block))
+
+
+def candidates(region: Region) -> list[dict[str, int]]:
+    """What :func:`pointwise` may be told, the best guess first."""
+    shape = _shape(region)
+    if 0 in shape:
+        return [{}]
+    body, loops = _body(Elements(region, TritonScalars), shape)
+    if body.across(loops) is not None:
+        tiles = ((TILE, TILE_WARPS), (TILE, 4), (TILE // 2, 4), (TILE // 2, 8))
+        return [{"tile": tile, "warps": warps} for tile, warps in tiles]
+    block = _block(product(shape))
+    warps = _warps(block)
+    more = ((block, warps), (2 * block, 2 * warps), (2 * block, warps), (block // 2, warps))
+    return [{"block": b, "warps": w} for b, w in more]
+
+
+def _shape(region: Region) -> tuple[Size, ...]:
+    """The shape that the loops are over: that of the output with the most axes."""
+    shapes = (region.shape(o) for o in region.graph.outputs)
+    return max(shapes, key=lambda s: sum(n != 1 for n in s))
+
+
+def _body(elements: Elements, shape: tuple[Size, ...]) -> tuple[Body, list[Loop]]:
+    """The scalars and stores of a region, and the loops over them."""
+    region = elements.region
     index = elements.loops("i", shape)
     trace_in_order(elements, shape, index)
     stores = []
     for k, o in enumerate(region.graph.outputs):
-        at = place(index, shape, shapes[k])
+        at = place(index, shape, region.shape(o))
         stores.append(elements.store(k, at, elements.at(o, at)))
     body = Body(elements.trace, stores)
-    loops = body.arrange(body.loops(index))
-    across = body.across(loops)
-    if across is None:
-        axes, conditions, grid = _flat(elements, loops, block)
-    else:
-        axes, conditions, grid = _tiled(elements, loops, across)
-    printer = Block(body.facts, body.lets, conditions)
-    names = [let.name for let in needed(body.lets, body.roots)]
-    lines = (*printer.lines(names), *(printer.statement(root) for root in body.roots))
-    return PointwiseSpec(head(elements, warps=warps), axes, lines, grid)
+    return body, body.arrange(body.loops(index))
+
+
+def _same(size: Size) -> Size:
+    return size
 
 
 def empty(elements: Elements) -> PointwiseSpec:
@@ -68,20 +106,52 @@ def empty(elements: Elements) -> PointwiseSpec:
     return PointwiseSpec(head(elements), (), ("pass",), (0,))
 
 
-Indices = tuple[tuple[str, ...], dict[str, str], tuple[Size, ...]]
+@final
+@dataclass(frozen=True, slots=True)
+class _Indices:
+    """The indices of a block, when they are inside, how many programs there are, and what index
+    expressions become.
+    """
+
+    axes: tuple[str, ...]
+    conditions: dict[str, str]
+    programs: Size
+    change: Change = _same
 
 
-def _flat(elements: Elements, loops: Sequence[Loop], block: int) -> Indices:
+def _written(elements: Elements, body: Body, where: _Indices, warps: int) -> PointwiseSpec:
+    lets = {name: let.rewrite(where.change) for name, let in body.lets.items()}
+    roots = [root.rewrite(where.change) for root in body.roots]
+    printer = Block(body.facts, lets, where.conditions)
+    names = [let.name for let in needed(lets, roots)]
+    lines = (*printer.lines(names), *map(printer.statement, roots))
+    return PointwiseSpec(head(elements, warps=warps), where.axes, lines, (where.programs,))
+
+
+def _block(total: Size) -> int:
+    """Elements to a program: fewer where that makes too few of them."""
+    block = BLOCK
+    while isinstance(total, int) and block > SMALLEST and total < PROGRAMS * block:
+        block //= 2
+    return block
+
+
+def _warps(block: int) -> int:
+    return max(1, min(MOST_WARPS, block // (32 * PER_THREAD)))
+
+
+def _flat(elements: Elements, loops: Sequence[Loop], block: int) -> _Indices:
     """One block over all loops."""
-    facts, total = elements.trace.facts, product(v.extent for v in loops)
     if not loops:
-        return (), {}, (1,)
-    printer = Block(facts, {}, {})
-    wide = index_type(elements, total)
-    axes = [f"e = tl.program_id(0).to({wide})*{block} + tl.arange(0, {block})"]
-    inside = f"e < {printer.size(total)}"
-    axes += decomposed(printer, "e", loops)
-    return tuple(axes), {v.name: inside for v in loops}, (ceil_div(total, block),)
+        return _Indices((), {}, 1)
+    facts = elements.trace.facts
+    one, change = flattened(facts, loops, "e")
+    wide = index_type(elements, one.extent)
+    axes = (f"e = tl.program_id(0).to({wide})*{block} + tl.arange(0, {block})",)
+    inside = {"e": f"e < {Block(facts, {}, {}).size(one.extent)}"}
+    if isinstance(one.extent, int) and one.extent % block == 0:
+        inside = {}
+    return _Indices(axes, inside, ceil_div(one.extent, block), change)
 
 
 def decomposed(printer: Block, flat: str, loops: Sequence[Loop]) -> list[str]:
@@ -97,19 +167,25 @@ def decomposed(printer: Block, flat: str, loops: Sequence[Loop]) -> list[str]:
     return lines
 
 
-def _tiled(elements: Elements, loops: Sequence[Loop], across: Loop) -> Indices:
-    """A tile of the innermost loop and ``across``; the others in turn."""
-    facts, inner = elements.trace.facts, loops[-1]
+def _tiled(elements: Elements, loops: Sequence[Loop], across: Loop, tile: int) -> _Indices:
+    """A tile of the innermost loop and ``across``; the others in turn. Only the first axis of a
+    grid may be long, so all programs are along it.
+    """
+    inner = loops[-1]
     others = [v for v in loops if v is not inner and v is not across]
-    printer = Block(facts, {}, {})
+    printer = Block(elements.trace.facts, {}, {})
     wide = index_type(elements, product(v.extent for v in loops))
-    lines = []
-    for loop, dim, at in ((across, 1, "[:, None]"), (inner, 0, "[None, :]")):
-        first = f"tl.program_id({dim}).to({wide})*{TILE}"
-        lines.append(f"{loop.name} = ({first} + tl.arange(0, {TILE})){at}")
+    lines, rest = [f"e = tl.program_id(0).to({wide})"], "e"
+    conditions, programs = {}, product(v.extent for v in others)
+    for loop, at in ((inner, "[None, :]"), (across, "[:, None]")):
+        count = ceil_div(loop.extent, tile)
+        many = f"({rest})%({printer.size(count)})*{tile} + tl.arange(0, {tile}){at}"
+        lines.append(f"{loop.name} = {many}")
+        rest = f"{rest}//({printer.size(count)})"
+        if not isinstance(loop.extent, int) or loop.extent % tile:
+            conditions[loop.name] = f"{loop.name} < {printer.size(loop.extent)}"
+        programs = programs * count
     if others:
-        lines.append(f"e = tl.program_id(2).to({wide})")
-        lines += decomposed(printer, "e", others)
-    conditions = {v.name: f"{v.name} < {printer.size(v.extent)}" for v in (inner, across)}
-    grid = ceil_div(inner.extent, TILE), ceil_div(across.extent, TILE)
-    return tuple(lines), conditions, (*grid, product(v.extent for v in others))
+        lines.append(f"o = {rest}")
+        lines += decomposed(printer, "o", others)
+    return _Indices(tuple(lines), conditions, programs)

@@ -70,7 +70,8 @@ class TritonScalars(Spelling):
 
     def const(self, value: complex, dtype: DType) -> Value:
         """A typed literal, rounded to ``dtype``; bools are ``0`` and ``1``."""
-        return Value(dtype.accumulate, literal(value, dtype), _integer(value, dtype))
+        text = _bare(value, dtype) if dtype is bool_ else literal(value, dtype)
+        return Value(dtype.accumulate, text, _integer(value, dtype))
 
     def cast(self, x: Scalar, dtype: DType) -> Value:
         """``x.to(dtype)``; through a narrow float and back, where ``dtype`` is one."""
@@ -128,7 +129,7 @@ class TritonScalars(Spelling):
             known = self.trace.facts.decide(fn, x.size, y.size)
             if known is not None:
                 return self.const(known, bool_)
-        return self._let(bool_, _typed(x), f" {_COMPARE[fn]} ", _typed(y))
+        return self._let(bool_, typed(x), f" {_COMPARE[fn]} ", typed(y))
 
     def select(self, condition: Scalar, x: Scalar, y: Scalar) -> Value:
         """``tl.where``."""
@@ -137,7 +138,7 @@ class TritonScalars(Spelling):
             return x if condition.text == "1" else y
         if x == y:
             return x
-        return self._let(x.dtype, "tl.where(", condition, ", ", _typed(x), ", ", _typed(y), ")")
+        return self._let(x.dtype, "tl.where(", condition, ", ", typed(x), ", ", typed(y), ")")
 
     def to_index(self, x: Scalar, size: Size) -> Size:
         """A checked index; ``x`` itself where it is known to be inside."""
@@ -191,7 +192,7 @@ class TritonScalars(Spelling):
     def stored(self, x: Scalar, dtype: DType) -> tuple[Part, ...]:
         """``x``, in registers, as it is stored."""
         name = "tl.uint8" if dtype is bool_ else NAMES[dtype.name]
-        return ("tl.cast(", _typed(_value(x)), f", {name})")
+        return ("tl.cast(", typed(_value(x)), f", {name})")
 
     def assigned(self, cell: Cell, x: Scalar, dtype: DType) -> tuple[Part, ...]:
         """A store of what is inside."""
@@ -211,7 +212,7 @@ class TritonScalars(Spelling):
         if x.dtype is dtype:
             return x
         size = x.size if dtype in (i32, i64) else None
-        return self._let(dtype, "tl.cast(", _typed(x), f", {NAMES[dtype.name]})", size=size)
+        return self._let(dtype, "tl.cast(", typed(x), f", {NAMES[dtype.name]})", size=size)
 
     def _index(self, name: str, size: Size) -> Size:
         high = size - 1 if isinstance(size, int) else None
@@ -226,7 +227,7 @@ class TritonScalars(Spelling):
         if fn == "isnan":
             return self.const(False, bool_)
         if fn == "not_":
-            return self._let(dtype, "~", _typed(x))
+            return self._let(dtype, "~", typed(x))
         if fn == "neg" and dtype.kind == "int":
             return self._let(dtype, self.const(0, dtype), " - ", x)
         if fn == "abs":
@@ -245,7 +246,7 @@ class TritonScalars(Spelling):
             for a, b in ((x, y), (y, x)):
                 if a.text in ("0", "1"):
                     return b if a.text == neutral else a
-        return self._let(x.dtype, _typed(x), f" {_SYMBOL[fn]} ", _typed(y))
+        return self._let(x.dtype, typed(x), f" {_SYMBOL[fn]} ", typed(y))
 
     def _division(self, fn: str, x: Value, y: Value) -> Value:
         kind = x.dtype.kind
@@ -259,12 +260,17 @@ class TritonScalars(Spelling):
         return self._let(x.dtype, f"vtc_{name}_{fn}(", x, ", ", y, ")")
 
 
-def literal(value: complex, dtype: DType) -> str:
-    """A typed Triton literal of ``dtype`` as it is in registers, rounded to ``dtype``."""
+def literal(value: complex, dtype: DType, shape: str = "()") -> str:
+    """A typed Triton literal of ``dtype`` as it is in registers, rounded to ``dtype``, or a block
+    of it.
+    """
     refuse_complex("literal", dtype)
-    if dtype is bool_:
-        return "1" if value else "0"
-    return f"tl.full((), {_bare(value, dtype)}, {NAMES[dtype.accumulate.name]})"
+    return f"tl.full({shape}, {_bare(value, dtype)}, {NAMES[dtype.accumulate.name]})"
+
+
+def typed(x: Value) -> Value:
+    """``x`` with a type: a bool literal has none."""
+    return Value(bool_, literal(x.text == "1", bool_)) if x.text in ("0", "1") else x
 
 
 def _bare(value: complex, dtype: DType) -> str:
@@ -281,13 +287,6 @@ def _bare(value: complex, dtype: DType) -> str:
 
 
 _UNSIGNED = ("u8", "bool")
-
-
-def _typed(x: Value) -> Value:
-    """``x`` with a type: a bool literal has none."""
-    if x.dtype is bool_ and x.text in ("0", "1"):
-        return Value(bool_, f"tl.full((), {x.text}, tl.int1)")
-    return x
 
 
 def _integer(value: complex, dtype: DType) -> Size | None:

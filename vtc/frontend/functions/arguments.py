@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from vtc.errors import ArgumentError, IndexRangeError
-from vtc.frontend import dispatch
+from vtc.frontend import devices, dispatch
 from vtc.frontend.source import located
 from vtc.ir.dims import Size
 from vtc.runtime.device import Device
@@ -88,9 +88,9 @@ def sizes(size: Sequence[Any]) -> tuple[Size, ...]:
     return dispatch.sizes(flat(size))
 
 
-def place(device: Device | str | None) -> Device | None:
-    """A device the user named."""
-    return Device.parse(device) if isinstance(device, str) else device
+def place(device: Where) -> Device:
+    """The device the user named, or the default one. DeviceError if it is not there."""
+    return devices.resolve(dispatch.default_device() if device is None else device)
 
 
 def flat(values: Sequence[Any]) -> tuple[Any, ...]:

@@ -33,15 +33,16 @@ def tensor(
 ) -> Tensor:
     """A new tensor of numbers, nested sequences of them, or a copy of an array."""
     if is_tensor(data):
-        copy = cast(data.detach(), dtype or data.type.dtype).clone()
-        return _placed(copy, device, requires_grad)
+        there = data.detach() if device is None else data.detach().to(device)
+        copy = cast(there, dtype or data.type.dtype)
+        return _asked(copy.clone() if copy._storage is data._storage else copy, requires_grad)
     return _made(_array(data, dtype), device, requires_grad)
 
 
 def as_tensor(data: Any, dtype: DType | None = None, device: Where = None) -> Tensor:
     """``data`` as a tensor: itself if it is one, sharing memory if it is an array."""
     if is_tensor(data):
-        return _placed(cast(data, dtype or data.type.dtype), device, False)
+        return cast(data if device is None else data.to(device), dtype or data.type.dtype)
     if isinstance(data, np.ndarray) and (dtype is None or dtype.numpy == data.dtype):
         return _made(_known(data), device, False)
     return _made(_array(data, dtype), device, False)
@@ -236,8 +237,8 @@ def _filled(
 ) -> Tensor:
     fill = checked(name, value, dtype)
     if isinstance(fill, Sym):
-        return _placed(number(fill, dtype, sizes), device, requires_grad)
-    return _placed(dispatch.constant(fill, dtype, sizes, place(device)), device, requires_grad)
+        return _asked(number(fill, dtype, sizes), requires_grad)
+    return _asked(dispatch.constant(fill, dtype, sizes, place(device)), requires_grad)
 
 
 def _number_dtype(value: Number) -> DType:
@@ -270,12 +271,12 @@ def arange(
     whole = not any(isinstance(v, float) for v in (first, last, by))
     want = dtype or (i64 if whole else dispatch.default_dtype())
     count = _count(first, last, by)
-    line = dispatch.apply(Iota(shape=(count,), axis=0, dtype=i64 if whole else f64))
+    line = dispatch.create(Iota((count,), 0, i64 if whole else f64), place(device))
     if by != 1:
         line = elementwise.mul(line, by)
     if first != 0:
         line = elementwise.add(line, first)
-    return _placed(cast(line, want), device, requires_grad)
+    return _asked(cast(line, want), requires_grad)
 
 
 def _count(first: Any, last: Any, step: Any) -> Size:
@@ -305,12 +306,12 @@ def linspace(
         raise located(ArgumentError, f"linspace: expected steps >= 0, got {steps}")
     want = dtype or dispatch.default_dtype()
     by = (end - start) / (steps - 1) if steps > 1 else 0.0
-    index = dispatch.apply(Iota(shape=(steps,), axis=0, dtype=f64))
+    index = dispatch.create(Iota(shape=(steps,), axis=0, dtype=f64), place(device))
     # From both ends, as PyTorch does, so that the last number is exactly ``end``.
     up = elementwise.add(elementwise.mul(index, by), start)
     down = elementwise.sub(end, elementwise.mul(elementwise.sub(steps - 1, index), by))
     line = comparison.where(comparison.lt(index, steps // 2 if steps > 1 else 1), up, down)
-    return _placed(cast(line, want), device, requires_grad)
+    return _asked(cast(line, want), requires_grad)
 
 
 def eye(
@@ -323,13 +324,11 @@ def eye(
 ) -> Tensor:
     """Ones on the diagonal of an ``n`` by ``m`` (or ``n``) matrix of zeros."""
     sizes = shape("eye", (n, n if m is None else m))
-    row, column = (dispatch.apply(Iota(shape=sizes, axis=a, dtype=i64)) for a in (0, 1))
+    where = place(device)
+    row, column = (dispatch.create(Iota(sizes, a, i64), where) for a in (0, 1))
     one = cast(comparison.eq(row, column), dtype or dispatch.default_dtype())
-    return _placed(one, device, requires_grad)
+    return _asked(one, requires_grad)
 
 
-def _placed(x: Tensor, device: Where, requires_grad: bool) -> Tensor:
-    where = place(device or dispatch.default_device())
-    if where is not None and where != x.device:
-        x = x.to(where)
+def _asked(x: Tensor, requires_grad: bool) -> Tensor:
     return x.requires_grad_() if requires_grad else x

@@ -175,7 +175,8 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if not dispatch.is_capturing() and places.type.numel != 0:
         _check_classes(places, num_classes)
     count = num_classes if num_classes != -1 else _greatest(places) + 1
-    classes = dispatch.apply(Iota(shape=(dispatch.size(count),), axis=0, dtype=i64))
+    line = Iota(shape=(dispatch.size(count),), axis=0, dtype=i64)
+    classes = dispatch.create(line, tensor.device)
     return cast(comparison.eq(view.unsqueeze(places, -1), classes), i64)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from vtc.errors import ArgumentError, CaptureError, TypeCheckError
+from vtc.errors import ArgumentError, CaptureError, DeviceError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, rearrange, reduce, view
 from vtc.frontend.functions.arguments import Value, Where, expect_tensor, is_tensor, place, shape
@@ -41,7 +41,7 @@ class Generator:
     """A stream of random numbers on a device; ``state`` is int64 (seed, offset)."""
 
     def __init__(self, device: Where = None) -> None:
-        self.device = _device(device)
+        self.device = place(device)
         self._seed = _FIRST_SEED
         self._state: Tensor | None = None
 
@@ -85,7 +85,7 @@ class Generator:
         if not is_tensor(new_state) or new_state.type != state.type:
             got = new_state.type if is_tensor(new_state) else type(new_state).__name__
             raise located(TypeCheckError, f"set_state: expected {state.type}, got {got}")
-        dispatch.write(state, new_state)
+        dispatch.write(state, new_state.to(state.device))
 
     def state_dict(self) -> dict[str, Any]:
         """The seed and the state, for a checkpoint."""
@@ -110,7 +110,7 @@ _seed = _FIRST_SEED
 
 def default_generator(device: Where = None) -> Generator:
     """The generator that draws on ``device`` come from if none is given."""
-    where = _device(device)
+    where = place(device)
     if where not in _defaults:
         found = _defaults[where] = Generator(where)
         found._seed = _seed
@@ -154,6 +154,9 @@ def draw(
 ) -> Tensor:
     """``op`` on ``inputs`` and the state, which then moves on by ``count`` numbers."""
     source = generator or default_generator(device)
+    if device is not None and source.device != place(device):
+        want, got = place(device), source.device
+        raise located(DeviceError, f"expected a generator on {want}, got one on {got}")
     state = source.state
     # The write below changes the state: a backward that draws again needs what it was.
     before = state if dispatch.is_capturing() or not inputs else state.clone()
@@ -294,15 +297,11 @@ def randperm(
         raise located(CaptureError, "randperm needs a sort; draw it outside and pass it in")
     keys = [_bits((n,), generator, device).cpu().numpy() for _ in range(2)]
     order = np.lexsort(keys)
-    return cast(dispatch.from_array(order, device=_device(device)), dtype or i64)
+    return cast(dispatch.from_array(order, device=place(device)), dtype or i64)
 
 
 def _bits(sizes: tuple[Size, ...], generator: Generator | None, device: Where) -> Tensor:
     return draw(Bits(shape=sizes, offset=0), product(sizes), generator, device)
-
-
-def _device(device: Where) -> Device:
-    return place(device or dispatch.default_device()) or dispatch.default_device()
 
 
 # choices
@@ -350,7 +349,8 @@ def multinomial(
         spread = expand_to("multinomial", view.unsqueeze(scores, -2), every)
         return reduce.argmax(_noisy(spread, generator), dim=-1)
     scores = _noisy(scores, generator)
-    classes = dispatch.apply(Iota(shape=type.shape, axis=type.rank - 1, dtype=i64))
+    line = Iota(shape=type.shape, axis=type.rank - 1, dtype=i64)
+    classes = dispatch.create(line, input.device)
     found = []
     for _ in range(num_samples):
         best = reduce.argmax(scores, dim=-1, keepdim=True)

@@ -314,7 +314,7 @@ def _truth(
     over = axes(name, dim, input.type.rank)
     if _is_empty(input, over):
         kept = tuple(n for a, n in enumerate(input.type.shape) if a not in over)
-        found = dispatch.constant(nothing, bool_, kept)
+        found = dispatch.constant(nothing, bool_, kept, input.device)
     else:
         found = dispatch.apply(op(axes=over), cast(input, bool_))
     return restore(cast(found, u8 if input.type.dtype is u8 else bool_), input, over, keepdim)

@@ -281,7 +281,7 @@ def _wrapped(index: Any, n: Any, axis: int) -> Size:
 
 def wrapped(index: Tensor, n: Any) -> Tensor:
     """``index`` with negative elements counted from the end of an axis of ``n``."""
-    if not dispatch.is_capturing() and index.device.type == "cpu":
+    if not dispatch.is_capturing() and not index.is_cuda:
         found = index.detach().numpy()
         if not found.size or found.min() >= 0:
             return index

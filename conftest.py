@@ -3,13 +3,14 @@
 import ctypes
 import os
 import signal
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 # Before vtc is imported: it reads the environment once.
 os.environ["VTC_CHECK"] = "2"
+os.environ["VTC_TUNE"] = "off"  # but where a test says so
 
 # Shells start background jobs with ^C ignored, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -63,6 +64,8 @@ def count_gpus():
     count = ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return 0, "no NVIDIA GPU"
-    if find_spec("cupy") is None:
-        return 0, "cupy is not installed: pip install -e '.[cuda13]'"
+    try:  # the folder tests/cuda would be found as a module
+        version("cuda-bindings")
+    except PackageNotFoundError:
+        return 0, "cuda-bindings is not installed: pip install -e '.[cuda13]'"
     return count.value, None

@@ -1,0 +1,187 @@
+"""Attention in Triton: a program has a block of queries and goes over blocks of keys.
+
+The method is that of Dao et al. ("FlashAttention", 2022): the largest score so far and the sum of a
+row are corrected as blocks of keys go by, in powers of two, so that scaling a score costs nothing.
+Blocks in which every query attends to every key come first and ask no questions; with
+``is_causal`` blocks above the diagonal are left out. What follows the result is computed where it
+is stored; it must read it in its own order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from vtc.codegen.attention import RESULT, ROW_RESULT, masked
+from vtc.codegen.attention_rows import Tracer
+from vtc.codegen.loops import Body, Loop
+from vtc.codegen.region import Elements, Region
+from vtc.codegen.triton.attention_blocks import (
+    Axis,
+    Code,
+    Walk,
+    blocks,
+    columns,
+    conditions,
+    count,
+    known,
+    operand,
+    precision,
+    programs,
+    sizes_of,
+    stores,
+    uses,
+    walked,
+)
+from vtc.codegen.triton.attention_tiles import Tile, forward
+from vtc.codegen.triton.head import Block, Head, head, index_type
+from vtc.codegen.triton.pointwise import PointwiseSpec, empty
+from vtc.codegen.triton.scalars import NAMES, TritonScalars
+from vtc.ir.dims import Size, floordiv
+from vtc.ir.graph import Node
+from vtc.ir.target import Target
+from vtc.ir.types import bool_
+
+LOG2_E = 1 / math.log(2)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How products of queries and keys become scores: times ``factor``, with a ``mask`` (which is
+    ``"bool"``, ``"added"`` or none). Scores count in powers of two, but where a mask is added: it
+    might overflow. A factor that is ``late`` is multiplied where exponentials are computed; that
+    saves a step, but scores above 2**30 or so overflow, so it is for narrow types alone.
+    """
+
+    factor: float
+    late: bool
+    mask: str
+    log2e: float
+    ln2: float
+    sum: str
+    type: str
+    precision: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """What ``attention.py.jinja`` may mention. ``whole`` are the statements of a block of keys that
+    all queries attend to (none, if there is no such block), ``part`` those of the others, see
+    :class:`Walk`; ``hole`` is the result of a row that attends to nothing.
+    """
+
+    template = "attention"
+    head: Head
+    index: str
+    tile: Tile
+    columns: tuple[int, int]
+    scores: Scores
+    programs: tuple[str, ...]
+    before: tuple[str, ...]
+    whole: tuple[str, ...]
+    part: tuple[str, ...]
+    walk: Walk
+    hole: str
+    with_sum: bool
+    stores: tuple[str, ...]
+    grid: tuple[Size, ...]
+
+
+def attention(
+    region: Region, root: Node, target: Target, tile: Tile | None = None
+) -> AttentionSpec | PointwiseSpec:
+    """The spec of a region about ``root``, attention."""
+    elements = Elements(region, TritonScalars)
+    if all(0 in region.shape(o) for o in region.graph.outputs):
+        return empty(elements)
+    tracer = Tracer.of(elements, root)
+    tile = tile or candidates(region, root, target)[0]
+    lead = elements.loops("i", tracer.shape(0)[:-2])
+    q0, k0, k1 = (tracer.loop(n, tracer.shape(x)[-2]) for n, x in (("q0", 0), ("k0", 1), ("k1", 1)))
+    c0, c1 = tracer.loop("c0", tracer.shape(0)[-1]), tracer.loop("c1", tracer.shape(2)[-1])
+    shared = (*lead[:-1], floordiv(lead[-1], tracer.group())) if lead else ()
+    tracer.read(0, (*lead, q0, c0))
+    tracer.read(1, (*shared, k0, c0))
+    tracer.read(2, (*shared, k0, c1))
+    if len(root.inputs) > 3:
+        tracer.read(3, masked(tracer, 3, (*lead, q0, k1)))
+    own = {0: ((*lead, q0, c1), RESULT), 1: ((*lead, q0), ROW_RESULT)}
+    stored = tracer.write(own)
+    body = tracer.body()
+    loops = body.loops(lead)
+    tracer.outer += [v.name for v in loops]
+    return _spec(tracer, body, tile, loops, stored)
+
+
+def candidates(region: Region, root: Node, target: Target) -> list[Tile]:
+    """Tiles worth measuring, the one to take without first."""
+    return forward(sizes_of(region, root), root.inputs[0].tensor.dtype, target)
+
+
+def scores_of(tracer: Tracer, mask: int) -> Scores:
+    """How scores are computed; ``mask`` is the number of the operand that may be there."""
+    dtype = tracer.root.inputs[0].tensor.dtype
+    found = [n.tensor.dtype for n in tracer.root.inputs[mask:]]
+    added = any(d is not bool_ for d in found)
+    factor = tracer.op.scale if added else tracer.op.scale * LOG2_E
+    return Scores(
+        factor=factor,
+        late=factor > 0 and not added and dtype.itemsize <= 2,
+        mask="added" if added else "bool" if found else "",
+        log2e=LOG2_E,
+        ln2=math.log(2),
+        sum=NAMES[dtype.accumulate.name],
+        type=NAMES[dtype.name],
+        precision=precision(dtype),
+    )
+
+
+def _spec(
+    tracer: Tracer, body: Body, tile: Tile, loops: Sequence[Loop], stored: dict[int, list[int]]
+) -> AttentionSpec:
+    elements, facts = tracer.elements, body.facts
+    (*_, queries, width), (*_, keys, height) = tracer.shape(0), tracer.shape(2)
+    q0 = Axis("q0", tile.queries, queries)
+    k0, k1 = (Axis(n, tile.keys, keys) for n in ("k0", "k1"))
+    c0, c1 = Axis("c0", columns(width), width), Axis("c1", columns(height), height)
+    reads = [
+        operand(tracer, body, "k", 1, 1, k0, c0),
+        operand(tracer, body, "v", 2, 2, k0, c1),
+    ]
+    if len(tracer.root.inputs) > 3:
+        reads.append(known(tracer, body, "mask", 3, "0.0", q0, k1))
+    results = [*stores(tracer, body, stored.get(1, ()), q0)]
+    results += stores(tracer, body, stored.get(0, ()), q0, c1)
+    code = Code(body, frozenset(("k0", "k1")), set())
+    fixed, cond = conditions(facts, (q0, c0, c1)), conditions(facts, (q0, k0, k1, c0, c1))
+    before = code.before([operand(tracer, body, "q", 0, 0, q0, c0), *reads], fixed)
+    walk = walked(facts, k1, tile, is_causal=tracer.op.is_causal)
+    return AttentionSpec(
+        head=head(elements, warps=tile.warps, stages=tile.stages),
+        index=index_type(elements),
+        tile=tile,
+        columns=(c0.length, c1.length),
+        scores=scores_of(tracer, 3),
+        programs=tuple(programs(facts, loops, blocks(q0), last=tracer.op.is_causal)),
+        before=before,
+        whole=code.inside(reads, fixed) if walk.whole else (),
+        part=code.inside(reads, cond) if walk.limit else (),
+        walk=walk,
+        hole=_hole(tracer, Block(facts, {}, {})),
+        with_sum=uses(body, ROW_RESULT),
+        stores=code.before(results, fixed),
+        grid=(count(loops, blocks(q0)),),
+    )
+
+
+def _hole(tracer: Tracer, printer: Block) -> str:
+    """Zero if there is a mask or nothing to attend to; else such a row has no finite score."""
+    keys = tracer.shape(1)[-2]
+    if len(tracer.root.inputs) > 3 or keys == 0:
+        return "0.0"
+    nan = 'float("nan")'
+    return nan if isinstance(keys, int) else f"tl.where({printer.size(keys)} > 0, {nan}, 0.0)"

@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: the driver, memory, streams, arrays on a device, copies, executables."""

@@ -1,0 +1,207 @@
+"""The steps of a plan at given sizes: what runs where, after what, on which memory.
+
+Memory is named by slots: the inputs, the outputs, then the arena. An output that overwrites an
+input has that input's slot. Behind what the plan keeps in the arena lie, each 16-byte aligned, the
+scratch memory of kernels, a cell for each 0-d input (a number given with a call) and the tables of
+kernels that take their pointers from one::
+
+    layout = lay_out(fit, (64,), binaries)
+    layout.nodes[1]       # Run(kernel=..., grid=(8, 1, 1), places=(Place(0), Place(3, 256)), ...)
+    layout.nodes[1].after # (0,): it touches memory that node 0 touches
+
+Steps without bytes or blocks are left out. A kernel may write whatever it is given but inputs that
+nothing overwrites. So two nodes run in the order of the plan if they have another slot in common,
+and at once if not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast, final
+
+from vtc.ir.plan import Arena, Binary, Copy, Input, Kernel, Launch, Output, Ref
+from vtc.runtime.cuda.interface import Grid
+from vtc.runtime.fit import Fit, shape_at, size_at
+
+ALIGNMENT = 16
+"""Of every pointer that a kernel gets."""
+POINTER = 8
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The memory ``add`` bytes after the address in a slot."""
+
+    slot: int
+    add: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A launch. ``table`` is where its pointers lie in the tables, if it takes them from there;
+    ``cell`` the number of its error cell; ``scratch`` its memory for what each block needs.
+    """
+
+    step: int
+    kernel: Kernel
+    binary: Binary
+    grid: Grid
+    places: tuple[Place, ...]
+    sizes: tuple[int, ...]
+    note: str
+    table: int | None = None
+    cell: int | None = None
+    scratch: Place | None = None
+    after: tuple[int, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A copy."""
+
+    step: int
+    target: Place
+    source: Place
+    nbytes: int
+    after: tuple[int, ...] = ()
+
+
+Node = Run | Move
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """See the module. ``numbers`` and ``tables`` are where these begin in the arena."""
+
+    key: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    slots: int
+    arena: int
+    numbers: int
+    tables: int
+    table_bytes: int
+    inputs: tuple[int, ...]
+    """Bytes."""
+    outputs: tuple[tuple[int, ...], ...]
+    """Shapes."""
+
+
+def lay_out(fit: Fit, key: tuple[int, ...], binaries: Mapping[str, Binary]) -> Layout:
+    """The steps of the plan of ``fit`` with the dims ``key``; ``binaries`` are by symbol."""
+    plan, values = fit.plan, fit.values(key)
+    arena = len(plan.inputs) + len(plan.outputs)
+    kernels = {k.name: k for k in plan.kernels}
+    cells = {step: cell for cell, step in enumerate(checking(fit))}
+    end, table, nodes = size_at(plan.arena, values), 0, list[Node]()
+    for i, step in enumerate(plan.steps):
+        if isinstance(step, Copy):
+            target, source = (_place(fit, ref, values) for ref in (step.target, step.source))
+            nodes.append(Move(i, target, source, size_at(step.nbytes, values)))
+            continue
+        kernel = kernels[step.kernel]
+        node = Run(
+            step=i,
+            kernel=kernel,
+            binary=binaries[kernel.symbol],
+            grid=_grid(shape_at(step.grid, values)),
+            places=tuple(_place(fit, ref, values) for ref in step.args),
+            sizes=shape_at(step.sizes, values),
+            note=step.note,
+            cell=cells.get(i),
+        )
+        if node.binary.scratch and _happens(node):
+            at = _rounded(end, max(ALIGNMENT, node.binary.alignment))
+            end = at + node.binary.scratch * _blocks(node.grid)
+            node = replace(node, scratch=Place(arena, at))
+        if kernel.build is not None and kernel.build.table:
+            node, table = replace(node, table=table), table + POINTER * len(node.places)
+        nodes.append(node)
+    read_only = frozenset(range(len(plan.inputs))) - frozenset(fit.written)
+    numbers = _rounded(end)
+    tables = numbers + ALIGNMENT * len(number_cells(fit))
+    return Layout(
+        key=key,
+        nodes=_ordered([n for n in nodes if _happens(n)], read_only),
+        slots=arena + 1,
+        arena=tables + table,
+        numbers=numbers,
+        tables=tables,
+        table_bytes=table,
+        inputs=tuple(size_at(b.nbytes, values) for b in plan.inputs),
+        outputs=tuple(shape_at(b.shape, values) for b in plan.outputs),
+    )
+
+
+def checking(fit: Fit) -> tuple[int, ...]:
+    """The steps that have an error cell, in the order of the cells."""
+    checks = {k.name for k in fit.plan.kernels if k.build is not None and k.build.checks}
+    steps = enumerate(fit.plan.steps)
+    return tuple(i for i, s in steps if isinstance(s, Launch) and s.kernel in checks)
+
+
+def number_cells(fit: Fit) -> dict[int, int]:
+    """For each 0-d input, the offset of its cell among the numbers."""
+    scalars = [p for p, b in enumerate(fit.plan.inputs) if not b.shape]
+    return {p: ALIGNMENT * k for k, p in enumerate(scalars)}
+
+
+def _place(fit: Fit, ref: Ref, values: Mapping[str, object]) -> Place:
+    first = len(fit.plan.inputs)
+    match ref:
+        case Input(p):
+            return Place(p)
+        case Output(i):
+            over = fit.over[i]
+            return Place(first + i if over is None else over)
+        case Arena(offset):
+            return Place(first + len(fit.plan.outputs), size_at(offset, dict(values)))
+
+
+def _grid(blocks: Sequence[int]) -> Grid:
+    return cast("Grid", (*blocks, 1, 1, 1)[:3])
+
+
+def _blocks(grid: Grid) -> int:
+    x, y, z = grid
+    return x * y * z
+
+
+def _happens(node: Node) -> bool:
+    return node.nbytes > 0 if isinstance(node, Move) else _blocks(node.grid) > 0
+
+
+def _rounded(n: int, to: int = ALIGNMENT) -> int:
+    return -(-n // to) * to
+
+
+def _ordered(nodes: Iterable[Node], read_only: frozenset[int]) -> tuple[Node, ...]:
+    """``nodes`` with what each runs after: nothing that another of those runs after anyway.
+
+    Slots that are ``read_only`` order nothing.
+    """
+    found: list[Node] = []
+    before: list[int] = []  # of each node, those that run before it, as bits
+    last: dict[int, int] = {}  # of each slot, the node that had it last
+    for k, node in enumerate(nodes):
+        slots = {p.slot for p in _touched(node)} - read_only
+        after: list[int] = []
+        mine = 0
+        for j in sorted({last[s] for s in slots if s in last}, reverse=True):
+            if not mine >> j & 1:
+                after.append(j)
+                mine |= before[j] | 1 << j
+        before.append(mine)
+        last.update(dict.fromkeys(slots, k))
+        found.append(replace(node, after=tuple(after)))
+    return tuple(found)
+
+
+def _touched(node: Node) -> tuple[Place, ...]:
+    if isinstance(node, Move):
+        return node.target, node.source
+    return node.places if node.scratch is None else (*node.places, node.scratch)
