@@ -59,16 +59,12 @@ _TABLE: dict[str, tuple[str, ...]] = {
         "index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add",
         "index_put take nonzero masked_select dynamic_slice dynamic_update",
     ),
-    "vtc.frontend.functions.promotion": (
-        "promote_types result_type can_cast broadcast_shapes",
-    ),
+    "vtc.frontend.functions.promotion": ("promote_types result_type can_cast broadcast_shapes",),
     "vtc.frontend.functions.random": (
         "Generator default_generator manual_seed seed initial_seed get_rng_state set_rng_state",
         "rand randn rand_like randn_like normal randint randperm bernoulli multinomial",
     ),
-    "vtc.frontend.functions.rearrange": (
-        "cat stack repeat_interleave tile flip roll tril triu",
-    ),
+    "vtc.frontend.functions.rearrange": ("cat stack repeat_interleave tile flip roll tril triu",),
     "vtc.frontend.functions.reduce": (
         "sum prod mean var std var_mean norm logsumexp count_nonzero max min amax amin aminmax",
         "argmax argmin any all",

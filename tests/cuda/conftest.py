@@ -16,6 +16,13 @@ from vtc.runtime.cuda.driver import installed
 from vtc.runtime.cuda.executable import CudaExecutable
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_stored(tmp_path_factory):
+    """A stored kernel would be loaded without Triton, and this GPU cannot run it."""
+    with config.override(cache_dir=tmp_path_factory.mktemp("store")):
+        yield
+
+
 @pytest.fixture
 def sim():
     """One GPU of 64 MiB."""

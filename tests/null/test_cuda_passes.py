@@ -102,7 +102,7 @@ def test_to_be_deterministic_is_another_kernel():
 
 SYMBOLS = """\
 from vtc.codegen.cuda import generate
-from vtc.ir.target import cuda
+from vtc.ir.target import cpu, cuda
 from vtc.ir.text import parse
 from vtc.passes import PIPELINE
 from vtc.passes.pipeline import Context, run
@@ -228,3 +228,17 @@ def test_a_row_of_the_table_has_what_one_update_reads_and_writes():
     rows = {step.args[k : k + 4] for k in range(0, 16, 4)}
     assert rows == {(Input(0), Input(1 + k), Input(5 + k), Output(k)) for k in range(4)}
     assert not any(isinstance(a, Arena) for a in step.args)
+
+
+@pytest.mark.parametrize(("dtype", "whole"), [("f64", False), ("f32", True), ("bf16", True)])
+def test_attention_in_f64_is_spelled_out_on_a_gpu(dtype, whole):
+    text = f"""\
+def f(q: {dtype}[2, 64, 32], k: {dtype}[2, 64, 32], v: {dtype}[2, 64, 32]) -> {dtype}[2, 64, 32]:
+    a: ({dtype}[2, 64, 32], {"f64" if dtype == "f64" else "f32"}[2, 64]) = \
+scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.5)
+    y: {dtype}[2, 64, 32] = item(a, index=0)
+    return y
+"""
+    for target, kept in ((cuda(90), whole), (cpu(), True)):
+        ops = [n.op.name for g in passed(parse(text), target).graphs for n in g.nodes if n.op]
+        assert ("scaled_dot_product_attention" in ops) == kept

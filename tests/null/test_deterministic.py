@@ -26,18 +26,12 @@ def test_other_modes_are_refused(mode):
 
 
 def test_switching_compiles_again_once():
-    traced = []
-
-    @vtc.compile
-    def f(x):
-        traced.append(vtc.are_deterministic_algorithms_enabled())
-        return x + 1
-
-    x = vtc.zeros(3)
+    f, x, made = vtc.compile(lambda x: x + 1), vtc.zeros(3), {}
     for mode in (False, True, False, True):
         vtc.use_deterministic_algorithms(mode)
         for _ in range(3):  # the third is a replay
             assert f(x).tolist() == [1, 1, 1]
-            assert f.entries[0 if mode is False else -1] is f._last
-    assert traced == [False, True]
+        assert f.lower(x).entry is made.setdefault(mode, f.entries[-1])
+    assert made[True] is not made[False]
+    assert [e.calls for e in f.entries] == [6, 6]
     assert f.misses == ["deterministic algorithms: was False, is True"]

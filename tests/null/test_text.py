@@ -255,7 +255,7 @@ WRONG = [
     ("def f(*x: f32[4]):\n  return x", "line 1: expected a graph like"),
     ("@f\ndef f():\n  return ()", "expected a graph like"),
     ("def f(): return ()\nx = 1", "line 2: expected a graph like"),
-    ("def f(x: f32[4] = 3): return x", 'line 1: expected a fact like \'param("up.weight")\''),
+    ("def f(x: f32[4] = 3): return x", "line 1: expected a fact like 'param(\"up.weight\")'"),
     ("def f(x: f32[4] = param(3)): return x", "line 1: param: path: expected str, got 3"),
     ("def f(x: f32[4] = param(size=3)): return x", "line 1: param: expected attributes of path, "),
     (

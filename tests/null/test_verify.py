@@ -68,7 +68,9 @@ def test_the_whole_message():
     y = replace(Y, type=TensorType(f32, (B, 5)))
     with pytest.raises(VerifyError) as e:
         verify(with_nodes(y, replace(Z, inputs=(y,)), R, T, outputs=(Z, T)))
-    assert str(e.value) == """\
+    assert (
+        str(e.value)
+        == """\
 exp: expected y to be f32[B, 4], got f32[B, 5]
   at train.py:14 in up
   in graph f:
@@ -78,6 +80,7 @@ exp: expected y to be f32[B, 4], got f32[B, 5]
        z: f32[B, 4] = call(y, graph="k0", type=f32[B, 4])
        r: f32[B] = sum(z, axes=(1,))
        t: f32[B] = add(r, s)"""
+    )
 
 
 def test_the_users_line_is_shown(tmp_path):

@@ -139,9 +139,7 @@ def test_attention_with_dropout_keeps_the_mean():
         for _ in range(400)
     ]
     np.testing.assert_allclose(np.mean(noisy, 0), plain, atol=0.25)
-    masked = F.scaled_dot_product_attention(
-        q, q, q, vtc.zeros(6, 6, dtype=vtc.bool), dropout_p=0.3
-    )
+    masked = F.scaled_dot_product_attention(q, q, q, vtc.zeros(6, 6, dtype=vtc.bool), dropout_p=0.3)
     assert not masked.numpy().any()
 
 

@@ -25,6 +25,7 @@ PLAIN = [
 ]  # fmt: skip
 MASKED = ["M", "R", "(ALL, C)", "(R, 1)", "(R, slice(1, 3))"]
 
+
 def key(text, make):
     return eval(text, {"ALL": ALL}, {name: make(a) for name, a in NAMES.items()})
 

@@ -1,9 +1,9 @@
 """Random programs: typed, evaluable, of several graphs, with all that text and passes must carry.
 
-    @given(programs())
-    def test_a_pass_keeps_meaning(program):
-        arrays = inputs(program)
-        ...
+@given(programs())
+def test_a_pass_keeps_meaning(program):
+    arrays = inputs(program)
+    ...
 """
 
 from dataclasses import dataclass, field

@@ -10,12 +10,13 @@ Nothing here knows tensors. The cpu never asks the driver for anything.
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 
 import numpy as np
 
 from vtc.errors import DeviceError
-from vtc.frontend.source import located, user_frame
+from vtc.frontend.source import is_user_file, located
 from vtc.ir.types import Array
 from vtc.runtime.cuda import copies, pinned
 from vtc.runtime.cuda import device as cuda
@@ -89,9 +90,21 @@ def use(array: Array, stream: int) -> None:
 
 
 def _line() -> str:
-    """The user's line, as the allocator remembers it."""
-    frame = user_frame()
-    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    """The user's line, as the allocator remembers it. Each array of eager code asks."""
+    frame = sys._getframe(1)
+    while (file := frame.f_code.co_filename) in _OURS or _is_ours(file):
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back
+    return f"{file}:{frame.f_lineno}"
 
 
+def _is_ours(file: str) -> bool:
+    ours = not is_user_file(file)
+    if ours:
+        _OURS.add(file)
+    return ours
+
+
+_OURS: set[str] = set()
 cuda.where = _line

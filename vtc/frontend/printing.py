@@ -1,7 +1,7 @@
 """Arrays as PyTorch prints them: four digits, one width, scientific where sizes differ much.
 
-    show_array(np.array([1.0, 2.5]))     # [1.0000, 2.5000]
-    show_array(np.array([1.0, 2.0]))     # [1., 2.]
+show_array(np.array([1.0, 2.5]))     # [1.0000, 2.5000]
+show_array(np.array([1.0, 2.0]))     # [1., 2.]
 """
 
 from __future__ import annotations

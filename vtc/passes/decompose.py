@@ -20,7 +20,7 @@ from vtc.ir.ops.composite import Composite
 from vtc.ir.ops.control import Item
 from vtc.ir.ops.expr import Expr
 from vtc.ir.target import Target
-from vtc.ir.types import TensorType, TupleType, Type
+from vtc.ir.types import TensorType, TupleType, Type, f64
 from vtc.passes.pipeline import Context
 from vtc.passes.splice import Splice, each_graph
 
@@ -56,7 +56,10 @@ def _spelled(graph: Graph, target: Target) -> Graph:
 def _goes(op: Op | None, inputs: Sequence[Node], target: Target) -> bool:
     if not isinstance(op, Composite):
         return False
-    return op.name not in target.keeps or not op.whole(*(i.tensor for i in inputs))
+    types = [i.tensor for i in inputs]
+    # Triton 3.6 does not compile every product of f64 blocks that are computed on the way.
+    wide = target.kind == "cuda" and any(t.dtype is f64 for t in types)
+    return op.name not in target.keeps or wide or not op.whole(*types)
 
 
 def _result_names(graph: Graph, going: set[Node]) -> dict[tuple[Node, int], str]:

@@ -28,8 +28,13 @@ from vtc.ir.ops.view import Permute, Reshape
 from vtc.ir.target import Target
 from vtc.passes.pipeline import Context
 
+COMMON = 128
+"""The side of a tile; where there are enough of them for all processors nothing is split."""
+
 PARTS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
-TILES = (128, 64, 32, 16)
+TILES = (256, 128, 64, 32, 16)
+LARGEST = 65536
+"""Bytes of elements like those of the operands that make the largest tile."""
 UNIT = 64
 """Of what the length of a part is a multiple: steps of a kernel, and aligned loads."""
 LATENCY, LAUNCH = 4, 4000
@@ -69,6 +74,8 @@ def parts(node: Node, target: Target) -> int:
     if 1 in (m, n):
         return 1
     sizes = (prod(batch), m, n, k)
+    if prod(batch) * ceil(m / COMMON) * ceil(n / COMMON) >= target.processors:
+        return 1
     fitting = [s for s in PARTS if s == 1 or k % (s * UNIT) == 0]
     return min(fitting, key=lambda s: _clocks(sizes, s, node.tensor.dtype.itemsize, target))
 
@@ -79,6 +86,8 @@ def _clocks(sizes: tuple[int, int, int, int], parts: int, itemsize: int, target:
     processors = max(target.processors, 1)
     best = float("inf")
     for rows, columns in pairs(TILES, TILES):
+        if rows * columns * max(itemsize, 2) > LARGEST:
+            continue
         rounds = ceil(batch * parts * ceil(m / rows) * ceil(n / columns) / processors)
         rate = (2048 if itemsize <= 2 else 240 if itemsize == 4 else 48) * min(1, rows / 64)
         step = max(rows * columns / rate, (rows + columns) * itemsize / NEAR, LATENCY)

@@ -12,8 +12,12 @@ and memory comes from the graph's own pool, which lives as long as the graph::
 
 The names of the statistics are PyTorch's. Any thread may call; there is one lock.
 
-Memory is freed when arrays die, which may be in the middle of any call: ``free`` only queues, and
-the next call takes the queue in. A call that is interrupted (Ctrl-C) leaves lists half changed;
+Small blocks that are lent again and again cost no lock: the loans of those that are free lie on the
+shelf of their size and stream, to be taken with ``pop`` and put back with ``append``. Who does so
+says so in ``notes``, and statistics follow when somebody asks.
+
+Memory is freed when arrays die, which may be in the middle of any call: ``free`` only makes a note,
+and the next call takes the notes in. A call that is interrupted (Ctrl-C) leaves lists half changed;
 they are made anew then from what cannot be half changed: chains of blocks, and who uses which.
 """
 
@@ -24,7 +28,7 @@ import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, final
+from typing import Any, final
 
 from vtc.errors import OutOfMemoryError, RunError
 from vtc.runtime.blocks import (
@@ -34,35 +38,17 @@ from vtc.runtime.blocks import (
     Block,
     FreeList,
     Segment,
+    described,
     segment_size,
 )
 from vtc.runtime.ledger import Action, Ledger
+from vtc.runtime.memory import Memory, no_memory
+from vtc.runtime.shelf import Note, Shelf, Shelves
 
+NOTES = 4096
+"""Notes after which they are taken in."""
 OWNERS = 5
 """Owners that an error names."""
-GIB = 1 << 30
-
-
-class Memory(Protocol):
-    """What an allocator needs of a device."""
-
-    name: str
-    total: int
-
-    def reserve(self, nbytes: int) -> int | None:
-        """The address of new memory, aligned to 512 bytes; None if the device has not so much."""
-
-    def release(self, address: int) -> None:
-        """Give memory back that nothing works with any more."""
-
-    def record(self, stream: int) -> Any:
-        """An event that is done when all that ``stream`` was given so far is."""
-
-    def done(self, event: Any) -> bool:
-        """Whether an event is done."""
-
-    def wait(self, event: Any) -> None:
-        """Block this thread until an event is done."""
 
 
 @final
@@ -74,7 +60,11 @@ class Allocator:
         self.limit = memory.total
         self._lock = threading.RLock()
         self._busy = False
-        self._freed: deque[int] = deque()
+        self.notes: deque[Note] = deque()
+        """What happened to blocks since the last turn, oldest first."""
+        self.shelving = True
+        """Whether blocks may go to shelves: not while a graph is captured."""
+        self._shelves = Shelves()
         self._used: dict[int, Block] = {}
         self._segments: dict[int, Segment] = {}
         self._heads: dict[int, Block] = {}
@@ -95,8 +85,10 @@ class Allocator:
 
         OutOfMemoryError if the device has not so much, even after everything cached was given back.
         """
-        if nbytes == 0:
-            return 0
+        return self.lend(nbytes, stream, where).address if nbytes else 0
+
+    def lend(self, nbytes: int, stream: int, where: str = "") -> Block:
+        """:meth:`allocate` that gives the block; ``nbytes`` is not 0."""
         size = -(-nbytes // ROUND) * ROUND
         block = None
         with self._lock:
@@ -104,8 +96,8 @@ class Allocator:
                 raise self._entered_again()
             self._busy = True  # no call until ``try``: an interrupt would leave it so
             try:
-                if self._freed:
-                    self._take_back()
+                if self.notes:
+                    self._take_in()
                 if self._events:
                     self._collect(wait=False)
                 kept = self._kept.get((size, stream, self._pool))
@@ -114,7 +106,7 @@ class Allocator:
                 block.requested, block.where = nbytes, where
                 self._used[block.address] = block
                 self._ledger.handed_out(block)
-                return block.address
+                return block
             except OutOfMemoryError:
                 raise
             except BaseException:
@@ -137,7 +129,22 @@ class Allocator:
         May be called at any time, also by the garbage collector within another call.
         """
         if address:
-            self._freed.append(self._block(address).address)
+            self.notes.append(self._block(address).address)
+
+    # shelves
+
+    def shelf(self, nbytes: int, stream: int) -> Shelf:
+        """Where loans of free blocks for ``nbytes`` lie; to keep, and to use without a lock."""
+        return self._shelves.shelf(nbytes, stream)
+
+    def may_shelve(self, block: Block) -> bool:
+        """Whether a block may go to a shelf when it is free."""
+        return block.size <= SMALL and not block.segment.owner
+
+    def settle(self) -> None:
+        """Take the notes in; for who makes many of them."""
+        with self._looking():
+            pass
 
     # pools of graphs
 
@@ -153,12 +160,15 @@ class Allocator:
         with self._turn():
             self._captures.append(pool)
             self._pool = pool
+            self.shelving = False
+            self._merge_kept()
         try:
             yield
         finally:
             with self._turn():
                 self._captures.remove(pool)
                 self._pool = self._captures[-1] if self._captures else 0
+                self.shelving = not self._captures
                 if not self._captures:
                     waiting, self._deferred = self._deferred, []
                     for block in waiting:
@@ -187,6 +197,7 @@ class Allocator:
         with self._looking():
             split = sum(b.size for f in self._free.values() for b in f.blocks() if not b.whole)
             kept = sum(b.size for blocks in self._kept.values() for b in blocks)
+            kept += self._shelves.nbytes()
             return {**self._ledger.stats(), "inactive_split_bytes.all.current": split + kept}
 
     def reset_peak(self) -> None:
@@ -205,7 +216,7 @@ class Allocator:
                     "stream": s.stream,
                     "segment_type": "small" if s.small else "large",
                     "pool": s.owner,
-                    "blocks": [_described(b) for b in self._chain(s)],
+                    "blocks": [described(b) for b in self._chain(s)],
                 }
                 for s in self._segments.values()
             ]
@@ -213,13 +224,15 @@ class Allocator:
     @property
     def history(self) -> list[Action]:
         """What happened last, oldest first."""
-        return self._ledger.history
+        with self._looking():
+            return self._ledger.history
 
     def owners(self) -> list[tuple[str, int]]:
         """The lines that use the most memory, and how many bytes."""
         found: Counter[str] = Counter()
-        for block in list(self._used.values()):
-            found[block.where or "unknown"] += block.size
+        with self._looking():
+            for block in list(self._used.values()):
+                found[block.where or "unknown"] += block.size
         return found.most_common(OWNERS)
 
     # taking turns
@@ -232,8 +245,8 @@ class Allocator:
                 raise self._entered_again()
             self._busy = True
             try:
-                if self._freed:
-                    self._take_back()
+                if self.notes:
+                    self._take_in()
                 yield
             except BaseException:
                 self._repair()
@@ -259,15 +272,34 @@ class Allocator:
 
     # how
 
-    def _take_back(self) -> None:
-        """Do what ``free`` queued."""
-        while self._freed:
-            block = self._used.pop(self._freed[0], None)
-            if block is not None:
-                self._ledger.taken_back(block)
-                block.used, block.where = False, ""
-                self._return(block)
-            self._freed.popleft()
+    def _take_in(self) -> None:
+        """Do what was noted. What is done twice, after an interrupt, changes nothing."""
+        notes, used, ledger = self.notes, self._used, self._ledger
+        while notes:
+            note = notes[0]
+            if isinstance(note, tuple):
+                block, nbytes, where = note
+                if not block.used:
+                    block.requested, block.where = nbytes, where
+                    used[block.address] = block
+                    block.shelved, block.used = False, True
+                    ledger.handed_out(block)
+            elif isinstance(note, Block):
+                if note.used:
+                    note.shelved = True
+                    used.pop(note.address, None)
+                    ledger.taken_back(note)
+                    note.used, note.where = False, ""
+            else:
+                self._free_at(note)
+            notes.popleft()
+
+    def _free_at(self, address: int) -> None:
+        block = self._used.pop(address, None)
+        if block is not None:
+            self._ledger.taken_back(block)
+            block.used, block.where = False, ""
+            self._return(block)
 
     def _return(self, block: Block) -> None:
         """Make a block that nobody uses available, at once or later."""
@@ -286,14 +318,14 @@ class Allocator:
     def _search(self, size: int, nbytes: int, stream: int, where: str) -> Block:
         """A block of ``size`` bytes where none just fits."""
         block = self._find(size, stream)
-        if block is None and self._kept:
+        if block is None:
             self._merge_kept()
             block = self._find(size, stream)
         block = block or self._grow(size, stream) or self._last(size, stream)
         if block is None:
             self._ledger.sum["num_ooms"] += 1
             self._ledger.note("oom", 0, size, stream, where)
-            raise self._no_memory(nbytes)
+            raise no_memory(self.memory.name, nbytes, self._ledger.now, self.limit, self.owners())
         rest = block.split(size)
         if rest is not None:
             self._list(rest).add(rest)
@@ -301,11 +333,25 @@ class Allocator:
 
     def _merge_kept(self) -> None:
         """Let blocks that were kept for requests of their size serve others."""
+        self._clear_shelves()
         kept, self._kept = self._kept, {}
         for blocks in kept.values():
             for block in blocks:
                 block.kept = False
                 self._put_back(block)
+
+    def _clear_shelves(self) -> None:
+        self._shelves.clear()
+        loose = self._shelves.loose
+        if loose:
+            self._take_in()  # each was noted before it was put on
+            for loan in loose:
+                block = loan.block
+                if block is not None:
+                    block.shelved = False
+                    loan.call_off()
+                    self._put_back(block)
+            loose.clear()
 
     def _find(self, size: int, stream: int) -> Block | None:
         """A free block, the best fit; a large one is not broken up for a much smaller one."""
@@ -316,7 +362,7 @@ class Allocator:
     def _grow(self, size: int, stream: int) -> Block | None:
         """A new segment, if the device and the limit have room for it."""
         whole = segment_size(size)
-        if self._ledger.now["reserved_bytes"] + whole > self.limit:
+        if self._ledger.reserved + whole > self.limit:
             return None
         address = self.memory.reserve(whole)
         if address is None:
@@ -333,7 +379,7 @@ class Allocator:
         """What can still be done: drop garbage, wait for other streams, give back what is free."""
         self._ledger.sum["num_alloc_retries"] += 1
         gc.collect()
-        self._take_back()
+        self._take_in()
         self._collect(wait=True)
         self._merge_kept()
         if (block := self._find(size, stream)) is not None:
@@ -421,14 +467,21 @@ class Allocator:
         self._kept.clear()
         self._events.clear()
         self._deferred.clear()
+        for loan in self._shelves.loose:
+            if (lent := loan.block) is not None:
+                lent.shelved = False
+                loan.call_off()
+        self._shelves.loose.clear()
         blocks = [b for s in self._segments.values() for b in self._relinked(s)]
         for block in blocks:
             block.kept, block.used = False, self._used.get(block.address) is block
-            block.pending = int(not block.used)  # until all are right, none merges
+            block.shelved = block.shelved and not block.used
+            # Until all are right, none merges.
+            block.pending = int(not (block.used or block.shelved))
         used = [b for b in blocks if b.used]
         self._ledger.recount(used, [s.size for s in self._segments.values()])
         for block in blocks:
-            if not block.used:
+            if not (block.used or block.shelved):
                 block.pending = 0
                 self._return(block)
 
@@ -439,29 +492,3 @@ class Allocator:
         for before, block, end in zip([None, *blocks], blocks, ends, strict=False):
             block.before, block.size = before, end - block.address
         return blocks
-
-    def _no_memory(self, nbytes: int) -> OutOfMemoryError:
-        reserved, used = self._ledger.now["reserved_bytes"], self._ledger.now["allocated_bytes"]
-        lines = [
-            f"{self.memory.name}: expected {_gib(nbytes)} of memory, got none: "
-            f"{_gib(reserved)} reserved, {_gib(used)} of them in use, of {_gib(self.limit)}",
-            *(f"  {_gib(size)} at {where}" for where, size in self.owners()),
-        ]
-        return OutOfMemoryError("\n".join(lines))
-
-
-def _described(block: Block) -> dict[str, Any]:
-    state = "active_allocated" if block.used else "active_pending_free" if block.pending else ""
-    return {
-        "address": block.address,
-        "size": block.size,
-        "requested_size": block.requested if block.used else 0,
-        "state": state or "inactive",
-        "where": block.where,
-    }
-
-
-def _gib(nbytes: int) -> str:
-    if nbytes >= GIB:
-        return f"{nbytes / GIB:.2f} GiB"
-    return f"{nbytes / (1 << 20):.2f} MiB"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 ROUND = 512
 """Every block is a multiple of this many bytes."""
@@ -51,7 +51,8 @@ class Block:
 
     ``uses`` are streams other than its own that work with it, and stay until it waits for none;
     ``pending`` counts the events its memory still waits for after it was freed. One that is
-    ``kept`` is free, but for a request of just its size: neighbours do not merge with it.
+    ``kept`` is free, but for a request of just its size: neighbours do not merge with it. One that
+    is ``shelved`` is free too, but only who takes its loan off the shelf may have it.
     """
 
     segment: Segment
@@ -65,11 +66,12 @@ class Block:
     uses: set[int] = field(default_factory=set)
     pending: int = 0
     kept: bool = False
+    shelved: bool = False
 
     @property
     def free(self) -> bool:
         """Whether it can be handed out for any request."""
-        return not (self.used or self.pending or self.kept)
+        return not (self.used or self.pending or self.kept or self.shelved)
 
     @property
     def whole(self) -> bool:
@@ -128,3 +130,15 @@ class FreeList:
     def blocks(self) -> list[Block]:
         """All of them, the smallest first."""
         return [self._blocks[address] for _, address in self._keys]
+
+
+def described(block: Block) -> dict[str, Any]:
+    """What a snapshot says about ``block``."""
+    state = "active_allocated" if block.used else "active_pending_free" if block.pending else ""
+    return {
+        "address": block.address,
+        "size": block.size,
+        "requested_size": block.requested if block.used else 0,
+        "state": state or "inactive",
+        "where": block.where,
+    }

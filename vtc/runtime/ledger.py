@@ -31,13 +31,29 @@ class Action(NamedTuple):
 
 @final
 class Ledger:
-    """``now``: gauges; ``peak``: their highest since the last reset; ``sum``: what only grows."""
+    """Gauges, their highest since the last reset (peaks), and ``sum``: what only grows."""
 
     def __init__(self) -> None:
-        self.now: Counter[str] = Counter()
-        self.peak: Counter[str] = Counter()
+        self._now: Counter[str] = Counter()
+        self._peak: Counter[str] = Counter()
         self.sum: Counter[str] = Counter()
         self._history: deque[tuple[str, int, int, int, str]] = deque(maxlen=HISTORY)
+        # Every array passes through these: bytes in use, bytes asked for, blocks, bytes freed.
+        self._used = self._asked = self._active = self._freed = 0
+        self._most_used = self._most_asked = self._most_active = 0
+
+    @property
+    def now(self) -> Counter[str]:
+        """A copy of the gauges."""
+        used = {
+            "allocated_bytes": self._used, "requested_bytes": self._asked, "active": self._active
+        }  # fmt: skip
+        return Counter({**self._now, **used})
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of all segments."""
+        return self._now["reserved_bytes"]
 
     @property
     def history(self) -> list[Action]:
@@ -49,56 +65,59 @@ class Ledger:
         self._history.append((kind, address, size, stream, where))
 
     def count(self, name: str, by: int) -> None:
-        """Move a gauge."""
-        now = self.now[name] = self.now[name] + by
-        if now > self.peak[name]:
-            self.peak[name] = now
+        """Move the gauge of segments or of their bytes."""
+        now = self._now[name] = self._now[name] + by
+        if now > self._peak[name]:
+            self._peak[name] = now
 
     def handed_out(self, block: Block) -> None:
-        """A block is used now. ``count`` is written out: every array passes here."""
-        now, peak = self.now, self.peak
-        n = now["allocated_bytes"] = now["allocated_bytes"] + block.size
-        if n > peak["allocated_bytes"]:
-            peak["allocated_bytes"] = n
-        n = now["requested_bytes"] = now["requested_bytes"] + block.requested
-        if n > peak["requested_bytes"]:
-            peak["requested_bytes"] = n
-        n = now["active"] = now["active"] + 1
-        if n > peak["active"]:
-            peak["active"] = n
-        stream = block.segment.stream
-        self._history.append(("alloc", block.address, block.size, stream, block.where))
+        """A block is used now."""
+        size = block.size
+        n = self._used = self._used + size
+        if n > self._most_used:
+            self._most_used = n
+        n = self._asked = self._asked + block.requested
+        if n > self._most_asked:
+            self._most_asked = n
+        n = self._active = self._active + 1
+        if n > self._most_active:
+            self._most_active = n
+        self._history.append(("alloc", block.address, size, block.segment.stream, block.where))
 
     def taken_back(self, block: Block) -> None:
         """A block is not used any more."""
-        now = self.now
-        now["allocated_bytes"] -= block.size
-        now["requested_bytes"] -= block.requested
-        now["active"] -= 1
-        self.sum["freed_bytes"] += block.size
-        stream = block.segment.stream
-        self._history.append(("free", block.address, block.size, stream, block.where))
+        size = block.size
+        self._used -= size
+        self._freed += size
+        self._asked -= block.requested
+        self._active -= 1
+        self._history.append(("free", block.address, size, block.segment.stream, block.where))
 
     def recount(self, used: Sequence[Block], segments: Sequence[int]) -> None:
         """Set the gauges from the blocks in use and the sizes of the segments."""
-        self.now["allocated_bytes"] = sum(b.size for b in used)
-        self.now["requested_bytes"] = sum(b.requested for b in used)
-        self.now["reserved_bytes"] = sum(segments)
-        self.now["active"], self.now["segment"] = len(used), len(segments)
+        self._used = sum(b.size for b in used)
+        self._asked = sum(b.requested for b in used)
+        self._active = len(used)
+        self._now["reserved_bytes"], self._now["segment"] = sum(segments), len(segments)
 
     def reset_peak(self) -> None:
         """Let peaks start again from what is in use now."""
-        self.peak = Counter(self.now)
+        self._peak = Counter(self._now)
+        self._most_used, self._most_asked = self._used, self._asked
+        self._most_active = self._active
 
     def stats(self) -> dict[str, int]:
         """All counters by PyTorch's names."""
-        found: dict[str, int] = {}
+        now, found = self.now, dict[str, int]()
+        most = {
+            "allocated_bytes": self._most_used, "requested_bytes": self._most_asked,
+            "active": self._most_active,
+        }  # fmt: skip
         for name in GAUGES:
-            found[f"{name}.all.current"] = self.now[name]
-            found[f"{name}.all.peak"] = self.peak[name]
-        freed = self.sum["freed_bytes"]
-        found["allocated_bytes.all.freed"] = freed
-        found["allocated_bytes.all.allocated"] = self.now["allocated_bytes"] + freed
+            found[f"{name}.all.current"] = now[name]
+            found[f"{name}.all.peak"] = most.get(name, self._peak[name])
+        found["allocated_bytes.all.freed"] = self._freed
+        found["allocated_bytes.all.allocated"] = self._used + self._freed
         found["num_alloc_retries"] = self.sum["num_alloc_retries"]
         found["num_ooms"] = self.sum["num_ooms"]
         return found

@@ -2,8 +2,8 @@
 
 The method is that of Dao et al. ("FlashAttention", 2022): the largest score so far and the sum of a
 row are corrected as blocks of keys go by, in powers of two, so that scaling a score costs nothing.
-Blocks in which every query attends to every key come first and ask no questions; with
-``is_causal`` blocks above the diagonal are left out. What follows the result is computed where it
+Blocks in which every query attends to every key come first and mask nothing; with ``is_causal``
+blocks above the diagonal are left out. What follows the result is computed where it
 is stored; it must read it in its own order.
 """
 
@@ -32,6 +32,7 @@ from vtc.codegen.triton.attention_blocks import (
     programs,
     sizes_of,
     stores,
+    together,
     uses,
     walked,
 )
@@ -69,9 +70,8 @@ class Scores:
 @final
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """What ``attention.py.jinja`` may mention. ``whole`` are the statements of a block of keys that
-    all queries attend to (none, if there is no such block), ``part`` those of the others, see
-    :class:`Walk`; ``hole`` is the result of a row that attends to nothing.
+    """What ``attention.py.jinja`` may mention: ``inside`` are the statements of a block of keys,
+    ``hole`` is the result of a row that attends to nothing.
     """
 
     template = "attention"
@@ -82,8 +82,7 @@ class AttentionSpec:
     scores: Scores
     programs: tuple[str, ...]
     before: tuple[str, ...]
-    whole: tuple[str, ...]
-    part: tuple[str, ...]
+    inside: tuple[str, ...]
     walk: Walk
     hole: str
     with_sum: bool
@@ -159,17 +158,19 @@ def _spec(
     code = Code(body, frozenset(("k0", "k1")), set())
     fixed, cond = conditions(facts, (q0, c0, c1)), conditions(facts, (q0, k0, k1, c0, c1))
     before = code.before([operand(tracer, body, "q", 0, 0, q0, c0), *reads], fixed)
-    walk = walked(facts, k1, tile, is_causal=tracer.op.is_causal)
+    causal = tracer.op.is_causal
+    walk = walked(facts, k1, tile, is_causal=causal)
+    shapes = [tracer.shape(1), tracer.shape(2)]
+    turns = together(loops, shapes, tracer.root.inputs[0].tensor.dtype) if causal else 1
     return AttentionSpec(
         head=head(elements, warps=tile.warps, stages=tile.stages),
         index=index_type(elements),
         tile=tile,
         columns=(c0.length, c1.length),
         scores=scores_of(tracer, 3),
-        programs=tuple(programs(facts, loops, blocks(q0), last=tracer.op.is_causal)),
+        programs=tuple(programs(facts, loops, blocks(q0), last=causal, together=turns)),
         before=before,
-        whole=code.inside(reads, fixed) if walk.whole else (),
-        part=code.inside(reads, cond) if walk.limit else (),
+        inside=code.inside(reads, cond),
         walk=walk,
         hole=_hole(tracer, Block(facts, {}, {})),
         with_sum=uses(body, ROW_RESULT),

@@ -27,6 +27,9 @@ from vtc.ir.dims import Size, Sym, floordiv, product, symbols
 from vtc.ir.graph import Node
 from vtc.ir.types import DType, bool_, f32, f64
 
+CACHED = 16 << 20
+"""Bytes of operands that programs read at a time: the cache of an H100 has 50 MB, in two halves."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -179,8 +182,8 @@ class Code:
 @final
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """How a block of queries goes over keys: to ``middle`` it attends to ``whole`` blocks (if there
-    are any), from there to ``end`` where ``limit`` says.
+    """How a block of queries goes over keys: to ``middle`` blocks are ``whole`` (if there are such
+    blocks), from there to ``end`` it attends where ``limit`` says.
     """
 
     whole: bool
@@ -207,19 +210,35 @@ def uses(body: Body, name: str) -> bool:
     return any(name in reads(let) for let in (*body.lets.values(), *body.roots))
 
 
-def programs(facts: Facts, loops: Sequence[Loop], blocks: Size, *, last: bool) -> list[str]:
+def programs(
+    facts: Facts, loops: Sequence[Loop], blocks: Size, *, last: bool, together: int = 1
+) -> list[str]:
     """The statements that find ``block`` and the variables of ``loops`` from the number ``e`` of a
-    program; with ``last``, the last block comes first.
+    program; with ``last``, the last block comes first. A block is that of ``together`` heads before
+    another one follows.
     """
     printer = Block(facts, {}, {})
-    count = printer.size(blocks)
-    lines = ["block = e" if not loops else f"block = e%({count})"]
-    if last:
-        lines = [lines[0].replace("block = ", f"block = {count} - 1 - ", 1)]
-    if loops:
+    count, each = printer.size(blocks), f"//{together}" if together > 1 else ""
+    block = f"e{each}%({count})" if loops else "e"
+    lines = [f"block = {count} - 1 - {block}" if last else f"block = {block}"]
+    if loops and together > 1:
+        lines.append(f"e = e//({count}*{together})*{together} + e%{together}")
+    elif loops:
         lines.append(f"e = e//({count})")
+    if loops:
         lines += decomposed(printer, "e", loops)
     return lines
+
+
+def together(loops: Sequence[Loop], operands: Sequence[tuple[Size, ...]], dtype: DType) -> int:
+    """How many heads take turns: the longest programs of all of them start first, and what they
+    read, the ``operands`` of a head, stays in the cache.
+    """
+    heads, size = product(v.extent for v in loops), sum(product(s[-2:]) for s in operands)
+    if not isinstance(heads, int) or not isinstance(size, int):
+        return 1
+    most = min(heads, CACHED // max(1, size * dtype.itemsize))
+    return next((n for n in range(most, 1, -1) if heads % n == 0), 1)
 
 
 def count(loops: Sequence[Loop], blocks: Size) -> Size:

@@ -41,6 +41,7 @@ from vtc.codegen.triton.attention_blocks import (
     programs,
     sizes_of,
     stores,
+    together,
     walked,
 )
 from vtc.codegen.triton.attention_tiles import Tile, backward
@@ -58,16 +59,19 @@ INFINITY = 'float("inf")'
 @final
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What kinds of programs differ in. They have blocks of ``own``; the loop of ``part``, which is
-    limited, and that of ``whole`` go from one of ``until`` to the next, in the order that fits.
+    """What kinds of programs differ in. They have blocks of ``own``; a loop goes from ``first`` to
+    ``end``, and its blocks are limited if they are ``partial``, which tells by ``middle`` ("": all
+    are).
     """
 
     own: Axis
     before: tuple[str, ...]
-    whole: tuple[str, ...]
-    part: tuple[str, ...]
+    inside: tuple[str, ...]
     limit: str
-    until: tuple[str, str, str]
+    partial: str
+    first: str
+    middle: str
+    end: str
     stores: tuple[str, ...]
 
 
@@ -146,7 +150,10 @@ def _traced(
     loops = body.loops((*lead, *(() if of_keys else (g0,))))
     tracer.outer += [*(v.name for v in loops), "g0"]
     part = (_of_keys if of_keys else _of_queries)(tracer, body, tile, stored)
-    many = blocks(part.own)
+    many, causal = blocks(part.own), tracer.op.is_causal
+    shapes = [tracer.shape(n) for n in (Q_INPUT, K_INPUT, V_INPUT, G_INPUT)]
+    turns = together(loops, shapes, root.inputs[0].tensor.dtype) if causal else 1
+    last = causal and not of_keys
     return AttentionGradientSpec(
         head=head(elements, warps=tile.warps, stages=tile.stages),
         index=index_type(elements),
@@ -156,7 +163,7 @@ def _traced(
         scale=tracer.op.scale,
         of_keys=of_keys,
         group=Block(body.facts, {}, {}).size(group) if of_keys else "1",
-        programs=tuple(programs(body.facts, loops, many, last=tracer.op.is_causal and not of_keys)),
+        programs=tuple(programs(body.facts, loops, many, last=last, together=turns)),
         part=part,
         results=tuple(k for k in (DQ, DK, DV) if k in stored),
         grid=(count(loops, many),),
@@ -201,19 +208,19 @@ def _of_keys(tracer: Tracer, body: Body, tile: Tile, stored: dict[int, list[int]
     reads = [*others, *_known(tracer, body, x.q1, (x.k0, x.q1))]
     code = Code(body, frozenset(("g0", "q0", "q1")), set())
     before = code.before([*own, *reads], cond)
-    lines, end = code.inside(reads, cond), Block(facts, {}, {}).size(x.q0.extent)
-    each = tile.queries
-    start = f"k_first//{each}*{each}" if causal else "0"
+    each, end = tile.queries, Block(facts, {}, {}).size(x.q0.extent)
     middle = f"tl.minimum((k_first + {tile.keys + each - 2})//{each}*{each}, {end})"
     results = stores(tracer, body, stored.get(DK, ()), x.k0, x.c0)
     results += stores(tracer, body, stored.get(DV, ()), x.k0, x.c1)
     return _Part(
         own=x.k0,
         before=before,
-        whole=lines,
-        part=lines if causal else (),
+        inside=code.inside(reads, cond),
         limit="(q1 >= k0)" if causal else "",
-        until=(start, middle if causal else start, end),
+        partial="q_first < middle" if causal else "",
+        first=f"k_first//{each}*{each}" if causal else "0",
+        middle=middle,
+        end=end,
         stores=code.before(results, cond),
     )
 
@@ -231,10 +238,12 @@ def _of_queries(tracer: Tracer, body: Body, tile: Tile, stored: dict[int, list[i
     return _Part(
         own=x.q0,
         before=before,
-        whole=code.inside(reads, fixed) if walk.whole else (),
-        part=code.inside(reads, cond) if walk.limit else (),
+        inside=code.inside(reads, cond),
         limit=walk.limit,
-        until=("0", walk.middle, walk.end),
+        partial="k_first >= middle" if walk.limit and walk.whole else "",
+        first="0",
+        middle=walk.middle,
+        end=walk.end,
         stores=code.before(results, cond),
     )
 

@@ -57,7 +57,7 @@ def _tile(queries: int, keys: int, warps: int, stages: int) -> Tile:
 
 
 FORWARD = {
-    "new": {64: _tile(128, 128, 4, 2), 128: _tile(128, 128, 8, 2), 256: _tile(128, 64, 8, 2)},
+    "new": {64: _tile(128, 64, 8, 3), 128: _tile(128, 128, 8, 2), 256: _tile(128, 64, 8, 2)},
     "old": {64: _tile(128, 64, 4, 3), 128: _tile(128, 64, 8, 3), 256: _tile(64, 64, 8, 2)},
     "wide": {64: _tile(64, 32, 4, 2), 128: _tile(32, 32, 4, 2), 256: _tile(32, 16, 4, 2)},
     "double": {64: _tile(32, 32, 4, 1), 128: _tile(16, 32, 4, 1), 256: _tile(16, 16, 4, 1)},
@@ -82,6 +82,8 @@ def forward(sizes: Sizes, dtype: DType, target: Target) -> list[Tile]:
     kind = _kind(dtype, target)
     first = _enough(FORWARD[kind][_columns(sizes)], sizes, target)
     others = (first, *_near(first)) if kind in ("new", "old") else (first,)
+    if kind == "new" and first.keys < MOST:
+        others += (replace(first, keys=MOST, stages=2), replace(first, queries=WGMMA, warps=4))
     fitted = (_fitted(t, sizes, dtype, target, of_keys=False) for t in others)
     return list(dict.fromkeys(fitted))
 

@@ -21,6 +21,7 @@ from typing import Any
 from vtc.codegen.region import Elements, Region
 from vtc.codegen.triton.matmul_blocks import LEAST, Blocks, Sizes, ranked, typical
 from vtc.codegen.triton.matmul_described import described
+from vtc.codegen.triton.matmul_parts import moved
 from vtc.codegen.triton.matmul_tiles import MatmulSpec, dots, outer
 from vtc.codegen.triton.matmul_trace import Product, trace
 from vtc.codegen.triton.matmul_vector import vector, vector_blocks
@@ -72,7 +73,8 @@ def candidates(region: Region, root: Node, target: Target) -> list[dict[str, Any
     if not _has_dot(look):
         return [{}]
     batch = product(v.extent for v in look.batch)
-    sizes = Sizes(*map(typical, (batch, *look.sizes)))
+    m, n, k = map(typical, look.sizes)
+    sizes = Sizes(typical(batch), m, n, k, moved(look))
     found: list[dict[str, Any]] = []
     for precision in _precisions(look.multiplied, sizes.k):
         best = ranked(sizes, look.multiplied, precision, target)[:MOST]

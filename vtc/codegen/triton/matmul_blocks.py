@@ -3,7 +3,8 @@
     ranked(Sizes(1, 8192, 3072, 768), bf16, "", cuda(90))[0] == Blocks(128, 256, 64, 8, 3)
 
 A step of a tile takes as long as its multiplications or its bytes, whichever is more, and a tile
-alone on a processor not less than loads take to come; then there are as many rounds as tiles need.
+alone on a processor not less than loads take to come. What comes after the sum is bound by memory,
+and hidden where a processor has more tiles than one. Then there are as many rounds as tiles need.
 Figures are those of an H100, in clocks.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, sqrt
 from typing import final
 
 from vtc.ir.dims import Size, Sym, substitute, symbols
@@ -24,8 +25,8 @@ LEAST = 16
 """The least block of each axis that ``tl.dot`` takes everywhere."""
 LATENCY, START = 700, 1500
 """Clocks that a load takes, and a tile beside its steps."""
-BYTES = 40
-"""Bytes that come to a processor from the L2 cache in a clock."""
+BYTES, FAR = 40, 14
+"""Bytes that come to a processor in a clock from the L2 cache, and from memory."""
 REGISTERS, MOST = 65536, 255
 """Registers of a processor, and those that a thread may have."""
 WGMMA = 64
@@ -50,12 +51,15 @@ class Blocks:
 @final
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many products there are, of which sizes; typical ones of symbols."""
+    """How many products there are, of which sizes; typical ones of symbols. ``moved`` are the bytes
+    read and written for an element of the result.
+    """
 
     batch: int
     m: int
     n: int
     k: int
+    moved: int = 2
 
 
 HALF = (
@@ -119,9 +123,19 @@ def ranked(sizes: Sizes, dtype: DType, precision: str, target: Target) -> list[B
     return sorted(found, key=lambda b: _clocks(b, sizes, dtype, precision, target))
 
 
-def room(b: Blocks, dtype: DType, target: Target) -> int:
+def room(b: Blocks, dtype: DType, precision: str, target: Target) -> int:
     """Registers that a thread may take while as many programs run at once as otherwise fit."""
-    return min(MOST, REGISTERS // (32 * b.warps * _resident(b, dtype, target)))
+    return min(MOST, REGISTERS // (32 * b.warps * resident(b, dtype, precision, target)))
+
+
+def resident(b: Blocks, dtype: DType, precision: str, target: Target) -> int:
+    """Programs that a processor holds at once."""
+    threads = 32 * b.warps
+    own = b.m * b.n // threads + 64
+    if precision == "tf32x3":  # high and low parts of both operands
+        own += 2 * (b.m + b.n) * b.k // threads
+    held = REGISTERS // (threads * min(MOST, own))
+    return max(1, min(target.shared // _shared(b, dtype), held))
 
 
 def _fitting(
@@ -151,18 +165,12 @@ def _clocks(b: Blocks, sizes: Sizes, dtype: DType, precision: str, target: Targe
         b.m * b.n * b.k / _rate(b, dtype, precision, target),
         (b.m + b.n) * b.k * dtype.itemsize / BYTES,
     )
-    alone = steps * max(step, LATENCY / (b.stages - 1)) + START + b.m * b.n / 16
-    busy = steps * step + START / 4 + b.m * b.n / 32
-    resident = _resident(b, dtype, target)
+    finish = b.m * b.n * (1 / 16 + max(0, sizes.moved - 2) / FAR)
+    alone = steps * max(step, LATENCY / (b.stages - 1)) + START + finish
+    busy = max(steps * step, finish) + START / 4
+    at_once = resident(b, dtype, precision, target)
     processors = target.processors or 1
-    return max(ceil(tiles / processors) * busy, ceil(tiles / (processors * resident)) * alone)
-
-
-def _resident(b: Blocks, dtype: DType, target: Target) -> int:
-    """Programs that a processor holds at once."""
-    threads = 32 * b.warps
-    held = REGISTERS // (threads * min(MOST, b.m * b.n // threads + 64))
-    return max(1, min(target.shared // _shared(b, dtype), held))
+    return max(ceil(tiles / processors) * busy, ceil(tiles / (processors * at_once)) * alone)
 
 
 def _rate(b: Blocks, dtype: DType, precision: str, target: Target) -> float:
@@ -176,4 +184,4 @@ def _rate(b: Blocks, dtype: DType, precision: str, target: Target) -> float:
     if dtype.itemsize > 2:
         most = 240.0 if hopper else 160.0
     narrow = min(1.0, b.m / 64) * min(1.0, b.n / 64)
-    return most * max(narrow, 1 / 8) ** 0.5
+    return most * sqrt(max(narrow, 1 / 8))

@@ -20,9 +20,9 @@ from typing import final
 
 from vtc.codegen.region import Region
 from vtc.codegen.triton.head import Block, Head, ceil_div, head, index_type, power
-from vtc.codegen.triton.matmul_blocks import Blocks, typical
+from vtc.codegen.triton.matmul_blocks import Blocks, resident, typical
 from vtc.codegen.triton.matmul_described import described
-from vtc.codegen.triton.matmul_parts import epilogue, parts_of, span
+from vtc.codegen.triton.matmul_parts import Parts, epilogue, parts_of, span
 from vtc.codegen.triton.matmul_trace import Product, summed, trace, whole
 from vtc.codegen.triton.pointwise import decomposed
 from vtc.codegen.triton.scalars import NAMES
@@ -87,10 +87,10 @@ def dots(
     given += ", out_dtype=tl.float64" if summed(p.dtype) is f64 else ""
     update = f"acc = tl.dot(a, b, acc{given})"
     if descriptors:
-        return _turns(p, b, update, target)
+        return _turns(p, b, precision, update, target)
     if not whole(p, p.sizes[2], b.k):
         p = trace(region, root, stored=True, ragged=True)
-    printer, parts = _printer(p, b), parts_of(p, b, target)
+    printer, parts = _printer(p, b), parts_of(p, b, precision, target)
     body = [line for side in range(2) for line in _operand(p, printer, b, side)]
     sum = Sum((b.m, b.n), b.k, body, update)
     return spec(p, printer, b, _tile(p, printer, b), sum, parts=parts)
@@ -139,10 +139,10 @@ def spec(
     sum: Sum,
     *,
     tiles: Size | None = None,
-    parts: int = 1,
+    parts: Parts | None = None,
 ) -> MatmulSpec:
     """The spec of a kernel with one program for each of ``tiles`` of each matrix. What comes after
-    is computed for ``parts`` of a tile.
+    is computed in ``parts``.
     """
     total, kept = summed(p.dtype), p.dtype.accumulate
     tiles = _tiles(p, b) if tiles is None else tiles
@@ -158,12 +158,14 @@ def spec(
         body=tuple(sum.body),
         update=sum.update,
         result=sum.result if exact else f"tl.cast({sum.result}, {NAMES[kept.name]})",
-        after=epilogue(p, printer, b, wide(p), parts),
+        after=epilogue(p, printer, b, wide(p), parts or Parts()),
     )
 
 
-def _turns(p: Product, b: Blocks, update: str, target: Target) -> MatmulSpec:
-    """As many programs as there are processors, which take turns at tiles."""
+def _turns(p: Product, b: Blocks, precision: str, update: str, target: Target) -> MatmulSpec:
+    """As many programs as run at once, which take turns at tiles: where both loops are one, the
+    next tile is loaded while this one is finished.
+    """
     found = described(p, b, target)
     if found is None:
         raise CodegenError("matmul: expected operands that are matrices in memory, got others")
@@ -171,9 +173,11 @@ def _turns(p: Product, b: Blocks, update: str, target: Target) -> MatmulSpec:
     body = [f"{name} = {text}" for name, text in zip("ab", found.blocks, strict=True)]
     axes = ["tile = turn", *_tile(p, printer, b)[1:]]
     sum = Sum((b.m, b.n), b.k, body, update)
-    made = spec(p, printer, b, axes, sum, parts=parts_of(p, b, target))
-    turns = f"tl.range(tl.program_id(0), {printer.size(tiles)}, tl.num_programs(0))"
-    grid = (minimum(tiles, max(1, target.processors)),)
+    made = spec(p, printer, b, axes, sum, parts=parts_of(p, b, precision, target))
+    one = ", flatten=True" if isinstance(p.sizes[2], int) and p.sizes[2] > 0 else ""
+    turns = f"tl.range(tl.program_id(0), {printer.size(tiles)}, tl.num_programs(0){one})"
+    programs = max(1, target.processors) * resident(b, p.multiplied, precision, target)
+    grid = (minimum(tiles, programs),)
     return replace(made, grid=grid, setup=found.setup, turns=turns)
 
 

@@ -61,7 +61,7 @@ def vector_blocks(p: Product, target: Target) -> list[Blocks]:
     if not p.axes[side]:
         return [Blocks(m=1, n=1, k=power(min(k, SUMS)), warps=4, stages=1)]
     rows = _by_rows(p)
-    found = {}
+    found: dict[Blocks, None] = {}
     for sums in (SUMS, 2 * SUMS, SUMS // 2):
         long = power(min(k, ROW // itemsize)) if rows else SUMS // WIDEST
         n = min(max(sums // long, 1) if rows else LINE // itemsize, power(count), WIDEST)

@@ -35,6 +35,11 @@ LONGEST, HEAVIEST = 16384, 32768
 TILE, STEP = 2048, 4096
 """Elements of a tile of whole rows, and of one that is walked along."""
 
+LONG = 16384
+"""Elements of a row above which twice as many threads walk along it: fewer rows are under way then,
+and what is read again is still in the cache.
+"""
+
 PER_THREAD, MOST_WARPS = 16, 16
 LANES, FEWEST_LANES = 64, 16
 """Kept indices side by side: fewer where there are not enough programs."""
@@ -98,9 +103,10 @@ def _rows(order: Order, target: Target) -> Choice:
     """Whole rows while they fit: several where they are short and there are enough of them."""
     length, count = order.length, order.rows
     if not isinstance(length, int) or power(length) > _longest(order):
-        unknown = not isinstance(length, int)
-        block = TILE // 2 if unknown else STEP
-        return Choice(1, block, block // (32 * (8 if unknown else PER_THREAD)))
+        if not isinstance(length, int):
+            return Choice(1, TILE // 2, TILE // 2 // (32 * 8))
+        block = STEP if length <= LONG else 2 * STEP
+        return Choice(1, block, block // (32 * PER_THREAD))
     block, rows = power(length), 1
     while rows * block < TILE and _many(count, rows * 2, 4 * target.processors):
         rows *= 2

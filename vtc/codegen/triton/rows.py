@@ -243,9 +243,11 @@ class _Writer:
         starts, inside = list(before), [f"r = {self.along} + u", *lines]
         for m in own:
             name, both = f"s{m.number}", paired.get(m.number)
-            starts += [self.state(m), *(both.states if both else ())]
+            starts += both.states if both else ()
             inside += [f"v{m.number} = {self.value(m)}", *(both.updates if both else ())]
-            inside.append(f"{name} = {self.combine(m)}({name}, v{m.number})")
+            if not both or not both.both:
+                starts.append(self.state(m))
+                inside.append(f"{name} = {self.combine(m)}({name}, v{m.number})")
         after = [self.meet(m, f"s{m.number}") for m in own]
         for both in paired.values():
             after += [*both.joins, *self.row([both.about]), both.result]
@@ -309,6 +311,7 @@ class _Writer:
         (meeting,) = (m for m in stage.meetings if m.number == pair.second)
         walk = Walk(
             shape=self.shape,
+            common=self.common,
             along=self.along,
             block=self.choice.block,
             length=self.size(self.order.length),
@@ -316,6 +319,14 @@ class _Writer:
             reduced=self.reduced_by,
         )
         return second(pair, meeting.name, self.combine(meeting), walk)
+
+    @property
+    def common(self) -> int:
+        """How many elements of a row a thread loads at once: 16 bytes of the narrowest numbers."""
+        params = self.order.elements.region.graph.params
+        sizes = [p.tensor.dtype.itemsize for p in params if p.tensor.dtype.is_floating_point]
+        common = 16 // min(sizes, default=4)
+        return common if self.flat and self.choice.block % common == 0 else 1
 
     def size(self, size: Size) -> str:
         """An index expression."""

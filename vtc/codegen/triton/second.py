@@ -2,7 +2,12 @@
 
 Every element of the tile has accumulators of its own, and they meet after the walk: nothing is
 exchanged between threads before. Sums of exponentials are relative to the largest so far; a new
-one scales what is there, by one ``exp`` for both cases. Squares are those of Welford ("Note on a
+one scales what is there. Where a tile is a piece of a row, the elements that a thread loads at
+once have them in common::
+
+    s0, d1 = vtc_exponentials_of(s0, d1, tl.reshape(v0, [512, 8]))
+
+Squares are those of Welford ("Note on a
 method for calculating corrected sums of squares and products", 1962).
 """
 
@@ -24,10 +29,11 @@ Lines = tuple[str, ...]
 class Walk:
     """A walk along rows of ``length``: the ``shape`` of a tile, its numbers ``along`` the row, of
     which there are ``block``, the condition under which an element is ``inside`` and what reduces
-    tiles by a function.
+    tiles by a function. In a flat tile ``common`` elements are loaded at once, else 1.
     """
 
     shape: str
+    common: int
     along: str
     block: int
     length: str
@@ -39,9 +45,11 @@ class Walk:
 @dataclass(frozen=True, slots=True)
 class Second:
     """``states``, their ``updates`` before those of the first meeting, and when the first result
-    is known ``joins`` and the ``result``, which mentions ``about``.
+    is known ``joins`` and the ``result``, which mentions ``about``. With ``both``, states and
+    updates are those of the first meeting, too.
     """
 
+    both: bool
     states: Lines
     updates: Lines
     joins: Lines
@@ -57,9 +65,15 @@ def second(pair: Pair, name: str, total: str, walk: Walk) -> Second:
         return _squares(pair, name, walk)
     d, m, v = f"d{pair.second}", f"s{pair.first}", f"v{pair.first}"
     scaled = f"{d}*libdevice.exp({m} - a{pair.first})"
+    shape, update = walk.shape, f"vtc_exponentials({m}, {d}, {v})"
+    if walk.common > 1:
+        groups = walk.block // walk.common
+        shape, values = f"[{groups}]", f"tl.reshape({v}, [{groups}, {walk.common}])"
+        update = f"vtc_exponentials_of({m}, {d}, {values})"
     return Second(
-        states=(_zeros(d, walk),),
-        updates=(f"{d} = vtc_exponentials({d}, {m}, {v})",),
+        both=True,
+        states=(f'{m} = tl.full({shape}, float("-inf"), tl.float32)', _zeros(d, shape)),
+        updates=(f"{m}, {d} = {update}",),
         joins=(),
         about=Let("", "", (Value(f32, f"a{pair.first}"),)),
         result=f"{name} = {walk.reduced(scaled, total)}",
@@ -76,7 +90,8 @@ def _squares(pair: Pair, name: str, walk: Walk) -> Second:
     parts = f"({m}, {d}, tl.broadcast_to({count}, {walk.shape}))"
     off = f"({p} - {pair.about})"
     return Second(
-        states=(_zeros(m, walk), _zeros(d, walk)),
+        both=False,
+        states=(_zeros(m, walk.shape), _zeros(d, walk.shape)),
         updates=tuple(updates),
         joins=(f"{p}, {q}, {w} = {walk.reduced(parts, 'vtc_squares')}",),
         about=Let("", "", (Value(f32, pair.about),)),
@@ -84,5 +99,5 @@ def _squares(pair: Pair, name: str, walk: Walk) -> Second:
     )
 
 
-def _zeros(name: str, walk: Walk) -> str:
-    return f"{name} = tl.full({walk.shape}, 0.0, tl.float32)"
+def _zeros(name: str, shape: str) -> str:
+    return f"{name} = tl.full({shape}, 0.0, tl.float32)"

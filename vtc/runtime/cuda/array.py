@@ -16,7 +16,6 @@ plain array whose elements crash the process.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, Never, cast, final
@@ -25,30 +24,75 @@ import numpy as np
 
 from vtc.errors import DeviceError
 from vtc.ir.types import Array
-from vtc.runtime.allocator import Allocator
+from vtc.runtime.allocator import NOTES, Allocator
+from vtc.runtime.blocks import Block, rounded
 from vtc.runtime.buffer import address
-from vtc.runtime.cuda.device import gpu
+from vtc.runtime.cuda.device import Gpu, gpu
 from vtc.runtime.cuda.space import array_at
 from vtc.runtime.device import Device
+from vtc.runtime.shelf import Shelf
 
 Index = Any
 
 
 @final
-class Lease(np.ndarray[Any, np.dtype[Any]]):
-    """One use of memory of device ``place``: the end of the bases of every array over it."""
+class _Ground(np.ndarray[Any, np.dtype[Any]]):
+    """A block of memory of device ``place``, lent again and again; what its leases have in common.
 
-    __slots__ = ("allocator", "place")
+    ``shelf`` is where a lease goes that nobody has; None where the allocator takes the block back.
+    """
+
+    __slots__ = ("allocator", "block", "place", "shelf")
 
     allocator: Allocator
+    block: Block | None
     place: int
+    shelf: Shelf | None
+
+
+@final
+class Lease(np.ndarray[Any, np.dtype[Any]]):
+    """One use of memory: the end of the bases of every array over it."""
+
+    __slots__ = ()
+
+    base: Any
+
+    @property
+    def place(self) -> int:
+        """The number of the device."""
+        place: int = self.base.place
+        return place
+
+    @property
+    def block(self) -> Block | None:
+        """What is lent; None if that was called off."""
+        block: Block | None = self.base.block
+        return block
+
+    def call_off(self) -> None:
+        """Give nothing back: the block has another use."""
+        self.base.block = None
+
+    def used_by(self, stream: int) -> None:
+        """Say that ``stream`` works with the memory: given back, it waits for that."""
+        ground = self.base
+        if stream != ground.block.segment.stream:
+            ground.block.uses.add(stream)
 
     def __del__(self) -> None:
-        if sys is None or sys.is_finalizing():
+        ground = self.base
+        if type(ground) is not _Ground:  # a view of a lease; or the interpreter is ending
             return
-        allocator = getattr(self, "allocator", None)  # a view of a lease has none
-        if allocator is not None:
-            allocator.free(address(self))
+        block = ground.block
+        if block is None:
+            return
+        allocator, shelf = ground.allocator, ground.shelf
+        if shelf is None or block.uses or not allocator.shelving:
+            allocator.notes.append(block.address)
+        else:
+            allocator.notes.append(block)
+            shelf.append(ground.view(Lease))
 
 
 @final
@@ -122,15 +166,38 @@ def empty(
 def allocate(nbytes: int, device: int, where: str | None = None) -> Lease:
     """Memory alone. No array is without memory, so each has an address of its own."""
     here = gpu(device)
-    at = here.allocator.allocate(nbytes or 1, here.stream, here.where() if where is None else where)
+    return lease(nbytes or 1, here, here.stream, here.where() if where is None else where)
+
+
+def lease(nbytes: int, here: Gpu, stream: int, where: str) -> Lease:
+    """:func:`allocate` where more is known."""
+    allocator = here.allocator
+    shelf = allocator.shelf(nbytes, stream)
     try:
-        lease = array_at(Lease, at, nbytes)
-        lease.place = device
-        lease.allocator = here.allocator
+        found: Any = shelf.pop()
+    except IndexError:
+        return _lent(nbytes, here, stream, where, shelf)
+    allocator.notes.append((found.base.block, nbytes, where))
+    if len(allocator.notes) > NOTES:
+        allocator.settle()
+    return cast(Lease, found)
+
+
+def _lent(nbytes: int, here: Gpu, stream: int, where: str, shelf: Shelf) -> Lease:
+    allocator = here.allocator
+    block = allocator.lend(nbytes, stream, where)
+    try:
+        ground = array_at(_Ground, block.address, block.size)
+        ground.allocator, ground.block, ground.place = allocator, None, here.index
+        # A block may be larger than what was asked for.
+        shelves = allocator.may_shelve(block) and block.size == rounded(nbytes)
+        ground.shelf = shelf if shelves else None
+        found = ground.view(Lease)
     except BaseException:
-        here.allocator.free(at)
+        allocator.free(block.address)
         raise
-    return lease
+    ground.block = block
+    return found
 
 
 def root_array(shape: tuple[int, ...], dtype: np.dtype[Any], lease: Lease) -> DeviceArray:
@@ -195,8 +262,7 @@ def used_by(array: DeviceArray, stream: int) -> None:
 
     What ``Tensor.record_stream`` does.
     """
-    lease = root(array)
-    lease.allocator.used_by(address(lease), stream)
+    root(array).used_by(stream)
 
 
 CPU = Device("cpu")

@@ -33,6 +33,11 @@ where: Callable[[], str] = str
 
 
 @final
+class _Here(threading.local):
+    current = 0
+
+
+@final
 class Gpu:
     """One device. ``stream`` is the current one of the calling thread."""
 
@@ -50,17 +55,17 @@ class Gpu:
         """A check is called again until it gives True; one that raises is dropped."""
         self.pools: dict[int, Iterator[int]] = {}
         """Streams to hand out, by priority."""
-        self._streams = threading.local()
+        self.here = _Here()
+        """``current``: the current stream of this thread."""
 
     @property
     def stream(self) -> int:
         """The current stream of this thread."""
-        stream: int = getattr(self._streams, "current", 0)
-        return stream
+        return self.here.current
 
     @stream.setter
     def stream(self, stream: int) -> None:
-        self._streams.current = stream
+        self.here.current = stream
 
     def where(self) -> str:
         """The user's line."""

@@ -19,14 +19,18 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
+
+import numpy as np
 
 from vtc.errors import DeviceError
 from vtc.ir.plan import Binary, Launch, Plan
 from vtc.ir.types import Array
+from vtc.runtime.allocator import NOTES
 from vtc.runtime.buffer import address
-from vtc.runtime.cuda.array import DeviceArray, Lease, allocate, empty, index_of
+from vtc.runtime.cuda.array import DeviceArray, Lease, allocate, empty, index_of, lease
 from vtc.runtime.cuda.copies import clone, write
 from vtc.runtime.cuda.device import gpu
 from vtc.runtime.cuda.graph import blaming, quick
@@ -40,6 +44,7 @@ INSTANCES: Final = 8
 LAYOUTS: Final = 256
 """Bindings of the dims whose steps are remembered."""
 _MISALIGNED: Final = ALIGNMENT - 1
+_array: Any = np.ndarray.__new__
 _NUMBERS = {4: ctypes.c_float, 8: ctypes.c_double}
 
 
@@ -61,6 +66,7 @@ class CudaExecutable:
     ) -> None:
         self.plan = plan
         self._graphs = graphs
+        self._where = plan.name if graphs else None  # a program of one op: the user's line
         self.device = device
         self._binaries = binaries
         self._patcher = patcher
@@ -198,7 +204,7 @@ class CudaExecutable:
             if over is not None:
                 outputs.append(arrays[over])
                 continue
-            made = empty(layout.outputs[i], b.dtype.numpy, self.device)
+            made = empty(layout.outputs[i], b.dtype.numpy, self.device, self._where)
             table[first + i] = address(made)
             outputs.append(made)
         return outputs
@@ -225,8 +231,9 @@ class Bound:
     """
 
     __slots__ = (
-        "_claimed", "_claiming", "_device", "_executable", "_fixed", "_fresh", "_gpu", "_instances",
-        "_kept", "_layout", "_mark", "_numbers", "_varying", "fresh", "writes",
+        "_aligned", "_claimed", "_claiming", "_device", "_executable", "_fixed", "_fresh", "_gpu",
+        "_here", "_instances", "_kept", "_layout", "_mark", "_notes", "_numbers", "_varying",
+        "_where", "fresh", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -240,6 +247,8 @@ class Bound:
         plan, over = executable.plan, executable._fit.over
         self._executable, self._instances = executable, executable._instances
         self._gpu, self._device, self._layout = executable._gpu, executable.device, layout
+        self._here, self._notes = self._gpu.here, self._gpu.allocator.notes
+        self._where = executable._where
         self._kept = {
             p: a for p, a in enumerate(inputs) if p not in varying and p not in set(numbers)
         }
@@ -249,6 +258,7 @@ class Bound:
             [(p, cells[p], _NUMBERS[plan.inputs[p].dtype.itemsize]) for p in numbers]
         )
         self._varying = tuple(varying.items())
+        self._aligned = tuple(varying.values())
         fresh = [
             (i, layout.outputs[i], b.dtype.numpy)
             for i, b in enumerate(plan.outputs)
@@ -256,7 +266,10 @@ class Bound:
         ]
         self.fresh = tuple(fresh)
         first = len(plan.inputs)
-        self._fresh = tuple([(first + i, shape, dtype) for i, shape, dtype in fresh])
+        self._fresh = tuple(
+            [(first + i, shape, dtype, prod(shape) * dtype.itemsize or 1)
+             for i, shape, dtype in fresh]
+        )  # fmt: skip
         written = executable._fit.written
         self.writes = bool(written)
         self._claimed = frozenset([self._fixed[p] for p in written if p in self._fixed])
@@ -282,30 +295,50 @@ class Bound:
 
     def call(self, places: Sequence[int], numbers: Sequence[float]) -> list[tuple[Array, int]]:
         """:meth:`run` where nothing is overwritten (not ``writes``)."""
-        for _, k in self._varying:
+        for k in self._aligned:
             if places[k] & _MISALIGNED:
                 return self._copied(places, numbers)
-        made: list[tuple[Array, int]] = []
-        instances = self._instances
-        instance = instances.take(self._gpu.stream)
-        try:
+        stream, instances = self._here.current, self._instances
+        instance = instances.take(stream)
+        try:  # methods are written out where they are short: a step is a tenth of a small call
             if instance.filled is not self._mark:
                 self._fill(instance)
             table = instance.table
             for p, k in self._varying:
                 table[p] = places[k]
-            for slot, shape, dtype in self._fresh:
-                array = empty(shape, dtype, self._device)
-                table[slot] = place = address(array)
-                made.append((array, place))
-            for cell, value in zip(instance.values, numbers, strict=True):
-                cell.value = value
-            launch = instance.launch
-            if launch is None:
-                launch = instance.launch = instance.replay(self._layout).launch
-            launch()
+            made = self._outputs(instance, stream)
+            if numbers:
+                for k, cell in enumerate(instance.values):
+                    cell.value = numbers[k]
+            ready = instance.ready
+            if ready is None:
+                ready = instance.ready = instance.replay(self._layout)
+            if ready.quick is None or ready.quick():
+                ready.launch_slowly()
         finally:
-            instances.give_back(instance)
+            instances.idle[stream].append(instance)
+            if instances.waiting:
+                instances.wake()
+        return made
+
+    def _outputs(self, instance: Instance, stream: int) -> list[tuple[Array, int]]:
+        """Memory for the outputs, which the instance gets to know."""
+        made: list[tuple[Array, int]] = []
+        table, notes, where = instance.table, self._notes, self._where
+        if where is None:
+            where = self._gpu.where()
+        if len(notes) > NOTES:
+            self._gpu.allocator.settle()
+        for slot, shelf, shape, dtype, nbytes in instance.fresh:
+            try:
+                loan: Any = shelf.pop()
+                block = loan.base.block
+                notes.append((block, nbytes, where))
+            except IndexError:
+                loan = lease(nbytes, self._gpu, stream, where)
+                block = loan.block
+            table[slot] = place = block.address
+            made.append((_array(DeviceArray, shape, dtype, loan), place))
         return made
 
     def _fill(self, instance: Instance) -> None:
@@ -319,7 +352,12 @@ class Bound:
             end = max(end, start + ctypes.sizeof(kind))
         instance.number_bytes.value = end
         instance.values = [kind.from_buffer(instance.numbers, at) for _, at, kind in self._numbers]
-        instance.launch = None
+        shelf, stream = self._gpu.allocator.shelf, instance.stream
+        instance.fresh = tuple(
+            [(slot, shelf(nbytes, stream), shape, dtype, nbytes)
+             for slot, shape, dtype, nbytes in self._fresh]
+        )  # fmt: skip
+        instance.ready = None
         instance.filled = self._mark
 
     def _copied(self, places: Sequence[int], numbers: Sequence[float]) -> list[tuple[Array, int]]:

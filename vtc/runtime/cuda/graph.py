@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, final
 
@@ -93,24 +93,30 @@ class Replay:
         self._functions = functions
         self._words = words = _Words(layout, side.cells)
         self._graph: _Graph | None = None
-        self._quick: Quick | None = None
+        self.quick: Callable[[], int] | None = None
+        """:meth:`launch` in one step, where there is a C function; if it does not give 0, it takes
+        ``launch_slowly``."""
         if layout.nodes and graphs and config().cuda_graphs:
             words.update(side.table)
             self._graph = _Graph(side, layout, functions, words)
             if layout.table_bytes:
                 words.forget()  # the nodes know, but the tables are not written yet
             if quick is not None:
-                self._quick, calls = quick
+                function, calls = quick
                 self._fields = _fields(side, layout, functions, words, self._graph, calls)
-                self._reference = ctypes.byref(self._fields[0])
+                self.quick = partial(function, ctypes.byref(self._fields[0]))
 
     def launch(self) -> None:
         """Run it with the addresses and numbers of now, on the stream of now.
 
         IndexRangeError, and nothing done, if a launch before met an index out of its range.
         """
-        if self._quick is not None and not self._quick(self._reference):
+        if self.quick is not None and not self.quick():
             return
+        self.launch_slowly()
+
+    def launch_slowly(self) -> None:
+        """:meth:`launch` where ``quick`` did not work."""
         if self._side.cells is not None:
             self._side.cells.look()
         try:

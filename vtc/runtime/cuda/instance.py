@@ -26,6 +26,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
+
 from vtc.errors import VtcError, VtcWarning
 from vtc.ir.plan import Binary
 from vtc.runtime.buffer import address
@@ -36,10 +38,15 @@ from vtc.runtime.cuda.graph import Quick, Replay, Side
 from vtc.runtime.cuda.steps import ALIGNMENT, Layout, checking, number_cells
 from vtc.runtime.fit import Fit
 from vtc.runtime.lease import LOOK_AGAIN
+from vtc.runtime.shelf import Shelf
 
 GRAPHS = 32
 """Sizes of which an instance keeps a graph."""
 _WHAT = "the sizes of its inputs change often"
+
+
+Fresh = tuple[int, Shelf, tuple[int, ...], np.dtype[Any], int]
+"""Of an output: its slot, the shelf that its memory comes from, shape, dtype, bytes."""
 
 
 @final
@@ -58,13 +65,13 @@ class Program:
 
 @final
 class Instance:
-    """See the module. ``filled``: whose call its table was filled for; ``launch`` and ``values``
-    (where its numbers go) are of that call.
+    """See the module. ``filled``: whose call its table was filled for. ``ready``, ``values`` (where
+    its numbers go) and ``fresh`` (where its outputs come from) are of that call.
     """
 
     __slots__ = (
-        "__weakref__", "_arena", "_program", "_replays", "_side", "cells", "filled", "launch",
-        "number_bytes", "numbers", "table", "values",
+        "__weakref__", "_arena", "_program", "_replays", "_side", "cells", "filled", "fresh",
+        "number_bytes", "numbers", "ready", "table", "values",
     )  # fmt: skip
 
     def __init__(self, program: Program, stream: int) -> None:
@@ -83,7 +90,8 @@ class Instance:
             self.cells,
         )  # fmt: skip
         self.filled: object = None
-        self.launch: Callable[[], None] | None = None
+        self.ready: Replay | None = None
+        self.fresh: tuple[Fresh, ...] = ()
         self.values: list[Any] = []
         if self.cells is not None:
             weakref.finalize(self, _leave, self.cells, at).atexit = False
@@ -103,8 +111,9 @@ class Instance:
         finally:
             driver.destroy_event(device, event)
         if self._arena is not None:
-            self._arena.allocator.used_by(address(self._arena), stream)
+            self._arena.used_by(stream)
         self._side.stream.value = stream
+        self.filled = None
 
     def room(self, layout: Layout) -> int:
         """The address of the arena, made large enough for ``layout``."""
