@@ -442,7 +442,7 @@ COMPILED = {
 }
 
 
-@pytest.mark.parametrize("target", [H100, replace(cuda(80), processors=108)], ids=str)
+@pytest.mark.parametrize("target", [H100, replace(cuda(80), processors=108)], ids=lambda t: t.name)
 @pytest.mark.parametrize("name", COMPILED)
 def test_kernels_compile(name, target, store):
     types, body = COMPILED[name]
