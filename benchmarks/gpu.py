@@ -33,8 +33,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.peer_gpu import Peer, Workload
 from benchmarks.workloads import array
-from benchmarks.workloads_gpu import WORKLOADS, Peer, Workload
+from benchmarks.workloads_gpu import WORKLOADS
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ("vtc", "eager", "compile", "reduce-overhead", "graph")

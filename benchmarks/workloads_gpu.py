@@ -5,60 +5,13 @@ work = WORKLOADS["mlp"](peer)       # see Workload
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from benchmarks.workloads import Array, numbers, weights
-
-Loss = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A library with PyTorch's names, and the device and the float type it computes in."""
-
-    library: Any
-    device: str = "cuda"
-    floats: str = "float32"
-
-    def tensor(self, array: Array) -> Any:
-        kind = self.floats if array.dtype.kind == "f" else array.dtype
-        return self.library.from_numpy(np.ascontiguousarray(array.astype(kind))).to(self.device)
-
-    def ready(self, model: Any) -> Any:
-        """``model`` on the device, with weights that are the same for every peer."""
-        if self.floats == "float64":
-            model = model.double()
-        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        arrays = {n: a.astype(self.floats) for n, a in weights(shapes).items()}
-        model.load_state_dict({n: self.library.from_numpy(a) for n, a in arrays.items()})
-        return model.to(self.device)
-
-    def autocast(self) -> Any:
-        """bf16 where the peer does not compute in float64."""
-        if self.floats == "float64":
-            return nullcontext()
-        kind = "cuda" if self.device.startswith("cuda") else "cpu"
-        return self.library.autocast(kind, dtype=self.library.bfloat16)
-
-
-@dataclass(frozen=True)
-class Workload:
-    """``make`` gives a model and its optimizer (None: only forward); ``loss`` (or the result) is
-    computed from the model and ``data``.
-    """
-
-    make: Callable[[], tuple[Any, Any]]
-    loss: Loss
-    data: tuple[Any, ...]
-
-
-def integers(high: int, *shape: int, seed: int = 9) -> Array:
-    return np.random.default_rng(seed).integers(0, high, shape)
+from benchmarks.llama_gpu import decode, prefill
+from benchmarks.peer_gpu import Peer, Workload, integers
+from benchmarks.vit_gpu import vit_b1, vit_b64, vit_step
+from benchmarks.workloads import numbers
 
 
 def mlp(peer: Peer) -> Workload:
@@ -167,6 +120,19 @@ def overhead(peer: Peer) -> Workload:
 
 WORKLOADS = {
     w.__name__: w
-    for w in (mlp, transformer, reverse, shakespeare, gpt2_step, gpt2_forward, overhead)
+    for w in (
+        mlp,
+        transformer,
+        reverse,
+        shakespeare,
+        vit_step,
+        gpt2_step,
+        gpt2_forward,
+        vit_b64,
+        vit_b1,
+        prefill,
+        decode,
+        overhead,
+    )
 }
 """In the order of the table."""

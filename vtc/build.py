@@ -30,7 +30,7 @@ import numpy as np
 from vtc.codegen import c, cuda, strided
 from vtc.codegen.c import Compiler, compile_patch, compile_plan, compile_pool, find_compiler
 from vtc.codegen.decisions import Decision
-from vtc.codegen.triton.compile import compile_kernels
+from vtc.codegen.triton.compile import compile_kernels, prepare
 from vtc.config import Tune, config
 from vtc.errors import (
     ArgumentError,
@@ -69,6 +69,8 @@ Places = tuple[Loc | None, ...]
 CPU = Device("cpu")
 KEPT = 256
 """Programs that are kept built."""
+NODES = 16
+"""Values of a program for which one more process that compiles kernels is begun at once."""
 
 
 class Runnable(Protocol):
@@ -180,6 +182,7 @@ def context_for(
         10 * major + minor,
         processors=facts.multiprocessors,
         shared=facts.shared,
+        l2=facts.l2,
         deterministic=deterministic,
     )
     return Context(found, chosen)
@@ -270,7 +273,7 @@ def _built(
             binaries = clock(
                 "compile", lambda: compile_kernels(plan.kernels, context.target, store)
             )
-            patcher = _patcher(compiler, store, clock) if graphs else None
+            patcher = _patcher(compiler, store, clock)
             return built(CudaExecutable(plan, binaries, there.index, patcher, graphs=graphs), plan)
     except CodegenError as error:
         say_once(str(error), "NumPy" if there is None else "the cpu")
@@ -315,6 +318,8 @@ def _plan(
                 return plan, known
         except (OSError, ParseError):
             store.drop(found)
+    if tuning is not None:
+        prepare(1 + len(program.entry.nodes) // NODES, context.target)
     planned = stages["planned"]
     if tuning is None:
         plan = clock("generate", lambda: c.generate(planned, context.target))
@@ -335,7 +340,8 @@ def _facts(context: Context) -> tuple[str, ...]:
     target = context.target
     keeps = " ".join(sorted(target.keeps))
     numbers = (
-        target.vector, target.arch, target.processors, target.shared, target.deterministic
+        target.vector, target.arch, target.processors, target.shared, target.l2,
+        target.deterministic,
     )  # fmt: skip
     return _sources(), target.name, target.kind, keeps, str(numbers), str(context.options)
 

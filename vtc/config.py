@@ -10,6 +10,8 @@
 * ``VTC_COMPILE_TIMEOUT``: seconds that the C compiler may take for one kernel; default 600.
 * ``VTC_CUDA_GRAPHS``: 1 (default) launches a program on a GPU as one CUDA graph, 0 kernel by
   kernel; with CUDA_LAUNCH_BLOCKING=1 besides, an error names its kernel.
+* ``VTC_CUDA_GUARD``: 1 takes each tensor's memory from the GPU by itself and gives it back at once,
+  so that compute-sanitizer sees accesses outside of it; slow. Default 0.
 * ``VTC_TUNE``: which candidates of kernels for a GPU are measured where there is no decision yet:
   ``off`` none, ``fast`` (default) a few of matrix products and attention, ``full`` all.
 
@@ -50,6 +52,7 @@ class Config:
     num_threads: int
     compile_timeout: float
     cuda_graphs: bool
+    cuda_guard: bool
     tune: Tune
 
     @classmethod
@@ -63,7 +66,8 @@ class Config:
             cache_size=_positive(environment, "VTC_CACHE_SIZE") or 64,
             num_threads=_threads(environment, "VTC_NUM_THREADS"),
             compile_timeout=_seconds(environment, "VTC_COMPILE_TIMEOUT") or 600.0,
-            cuda_graphs=_switch(environment, "VTC_CUDA_GRAPHS"),
+            cuda_graphs=_switch(environment, "VTC_CUDA_GRAPHS", "1"),
+            cuda_guard=_switch(environment, "VTC_CUDA_GUARD", "0"),
             tune=_tune(environment, "VTC_TUNE"),
         )
 
@@ -79,6 +83,7 @@ class Fields(TypedDict, total=False):
     num_threads: int
     compile_timeout: float
     cuda_graphs: bool
+    cuda_guard: bool
     tune: Tune
 
 
@@ -140,8 +145,8 @@ def _check(environment: Mapping[str, str], name: str) -> Check:
     return cast(Check, int(text))
 
 
-def _switch(environment: Mapping[str, str], name: str) -> bool:
-    text = environment.get(name) or "1"
+def _switch(environment: Mapping[str, str], name: str, default: str) -> bool:
+    text = environment.get(name) or default
     if text not in ("0", "1"):
         raise ConfigError(f"{name}: expected 0 or 1, got {text!r}")
     return text == "1"

@@ -14,6 +14,7 @@ from typing import Any
 
 from vtc.errors import ArgumentError
 from vtc.runtime.cuda import device as devices
+from vtc.runtime.cuda import instance
 from vtc.runtime.cuda.device import count as device_count
 from vtc.runtime.cuda.device import current_device, on_device, set_device
 from vtc.runtime.cuda.driver import Facts, driver
@@ -157,7 +158,10 @@ def memory_summary(device: Where = None, abbreviated: bool = False) -> str:
 
 
 def empty_cache() -> None:
-    """Give all memory that is free back to the devices."""
+    """Give all memory that is free back to the devices, the arenas of programs that are not running
+    among it: their next call takes new ones.
+    """
+    instance.trim()
     for used in devices.all_used():
         used.allocator.empty_cache()
 

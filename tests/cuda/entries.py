@@ -54,6 +54,7 @@ class Entries:
             ),
             "cuMemcpyHtoDAsync_v2": self.function(self.write, U64, U64, ctypes.c_size_t, U64),
             "cuGraphLaunch": self.function(self.launch, U64, U64),
+            "cuLaunchKernel": self.function(self.kernel, U64, *[ctypes.c_uint] * 7, *[U64] * 3),
             "cuCtxSetCurrent": self.function(self.use, U64),
             "cuCtxGetCurrent": self.function(self.used, ctypes.POINTER(U64)),
         }
@@ -98,6 +99,12 @@ class Entries:
 
     def launch(self, executable, stream):
         self.gpu.graph_launch(0, executable, stream)
+
+    def kernel(
+        self, function, x, y, z, threads, threads_y, threads_z, shared, stream, params, extra
+    ):
+        assert (threads_y, threads_z, extra) == (1, 1, 0)
+        self.gpu.launch(0, function, (x, y, z), threads // WARP, shared, params, stream)
 
     def use(self, context):
         self.here.context = context

@@ -34,6 +34,7 @@ import numpy as np
 
 from vtc.errors import DeviceError, RunError
 from vtc.runtime.cuda.driver import Facts
+from vtc.runtime.cuda.launches import blame
 
 MIB = 1 << 20
 FRESH = 0xCD
@@ -400,7 +401,7 @@ class Simulated:
         with self._lock:
             self.calls[name] += 1
             if self.broken:
-                raise RunError(f"{name}: {self.broken}")
+                raise RunError(f"{name}: {self.broken}{blame(0)}")
             if name in self.failing:
                 raise self.failing.pop(name)
             yield
@@ -434,7 +435,7 @@ class Simulated:
                     work.run()
             except Exception as error:
                 self.broken = f"{ILLEGAL} ({error!r})"
-                raise RunError(self.broken) from error
+                raise RunError(f"{self.broken}{blame(device)}") from error
 
     def _drain(self, device):
         for key in list(self._queues):

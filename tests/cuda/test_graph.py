@@ -34,34 +34,25 @@ def test_an_output_that_overwrites_has_the_slot_of_the_input():
     assert second.after == (0,)
 
 
-def test_branches_without_memory_in_common_run_at_once():
+def test_a_plan_says_what_waits_for_what():
     steps = [plans.run("add_one", Input(0), Output(i)) for i in range(3)]
     steps.append(plans.run("add", Output(0), Output(2), Output(3)))
-    steps.append(plans.run("add", Output(1), Output(3), Output(4)))
-    found = layout(plans.plan([plans.VECTOR], [plans.VECTOR] * 5, steps), 7)
-    assert [n.after for n in found.nodes] == [(), (), (), (2, 0), (3, 1)]
+    made = plans.plan([plans.VECTOR], [plans.VECTOR] * 4, steps)
+    after = ((), (), (), (2, 0))
+    assert [n.after for n in layout(replace(made, after=after), 7).nodes] == list(after)
+    assert [n.after for n in layout(made, 7).nodes] == [(), (0,), (1,), (2,)]
 
 
-def test_what_reads_an_input_runs_before_what_overwrites_it():
-    inputs = [Buffer(f32, (plans.B,), "w", 0), plans.VECTOR]
-    steps = [
-        plans.run("add_one", Input(0), Output(1)),
-        plans.run("add", Input(0), Input(1), Output(0)),
-        plans.run("double", Input(1), Output(2)),
-    ]
-    found = layout(plans.plan(inputs, [plans.VECTOR] * 3, steps), 7)
-    assert [n.after for n in found.nodes] == [(), (0,), ()]
-
-
-def test_what_runs_before_anyway_is_not_said_again():
+def test_what_waits_for_a_step_that_is_left_out_waits_for_what_that_waits_for():
     steps = [
         plans.run("add_one", Input(0), Output(0)),
-        plans.run("double", Output(0), Output(1)),
+        plans.run("double", Output(0), Output(1), grid=(plans.B - 7,)),
         plans.run("add", Output(0), Output(1), Output(2)),
-        plans.run("add", Input(0), Output(2), Output(3)),
     ]
-    found = layout(plans.plan([plans.VECTOR], [plans.VECTOR] * 4, steps), 7)
-    assert [n.after for n in found.nodes] == [(), (0,), (1,), (2,)]
+    made = plans.plan([plans.VECTOR], [plans.VECTOR] * 3, steps)
+    made = replace(made, after=((), (0,), (1,)))
+    assert [n.after for n in layout(made, 8).nodes] == [(), (0,), (1,)]
+    assert [(n.step, n.after) for n in layout(made, 7).nodes] == [(0, ()), (2, (0,))]
 
 
 def test_steps_without_bytes_or_blocks_are_left_out():
@@ -119,5 +110,5 @@ def test_the_fields_of_c_are_those_python_fills_in():
     assert rest == [
         "context", "executable", "stream", "table", "known", "slots", "first", "sites", "nodes",
         "count", "queue", "cells", "cell_count", "number_bytes", "numbers", "numbers_at", "tables",
-        "table_bytes", "tables_at",
+        "table_bytes", "tables_at", "turn", "last",
     ]  # fmt: skip

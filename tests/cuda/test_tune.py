@@ -1,7 +1,5 @@
 """Candidates of kernels: which are tried, how one is chosen, what is remembered."""
 
-import json
-import multiprocessing
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,13 +15,11 @@ from vtc.codegen.triton.families import candidates_of
 from vtc.codegen.tune import MOST, Tools, label, tune
 from vtc.config import Config
 from vtc.errors import (
-    CacheError,
     CompilerError,
     ConfigError,
     OutOfMemoryError,
     OutOfResourcesError,
     RunError,
-    VtcWarning,
 )
 from vtc.ir.plan import Binary
 from vtc.ir.target import cuda
@@ -64,6 +60,7 @@ class Lab:
         self.times, self.wrong, self.failing = dict(enumerate(times)), wrong, failing or {}
         self.lost, self.first = lost, first
         self.now, self.plans, self.runs, self.inside = 0.0, [], [], False
+        self.waking = 0  # runs after which a candidate takes a tenth
 
     def __enter__(self):
         assert not self.inside
@@ -105,6 +102,8 @@ class Trial:
     def time(self):
         self.lab.runs[self.number] += 1
         ms = self.lab.times.get(self.number, 1.0)
+        if self.lab.waking and self.lab.runs[self.number] > self.lab.waking:
+            ms /= 10
         self.lab.now += self.lab.first or ms / 1e3
         return ms
 
@@ -140,10 +139,10 @@ def names_of(program):
 
 def test_the_fastest_is_chosen_and_its_kernels_are_generated(table):
     program = product()
-    lab = Lab([1.0, 0.9, 0.5, 0.7])
+    lab = Lab([0.7, 0.9, 0.5])
     chosen = chosen_of(program, bench=lab, table=table)
     decision = the(chosen.decisions)
-    assert list(decision.times.values())[:4] == [1000.0, 900.0, 500.0, 700.0]
+    assert list(decision.times.values()) == [700.0, 900.0, 500.0]
     assert decision.chosen == list(decision.times)[2]
     assert len(lab.plans) == len(decision.times) == MOST
     assert chosen.settled
@@ -161,6 +160,15 @@ def test_one_that_is_much_slower_is_given_up(table):
     lab = Lab([1.0, 1.6, 1.4])
     chosen_of(product(), bench=lab, table=table)
     assert lab.runs[:3] == [RUNS + 1, 3, RUNS + 1]
+
+
+def test_a_first_time_that_is_much_too_long_is_taken_again(table):
+    """A device that wakes up only then is slow at first."""
+    lab = Lab([8.0, 1.0, 1.0])
+    lab.waking = RUNS + 1
+    decision = the(chosen_of(product(), bench=lab, table=table).decisions)
+    assert next(iter(decision.times.values())) == 800.0
+    assert decision.chosen == next(iter(decision.times))
 
 
 def test_other_results_are_refused(table):
@@ -323,13 +331,11 @@ def refusing(*numbers, error=OutOfResourcesError):
 def test_what_does_not_compile_is_skipped(table, error):
     lab = Lab([1.0, 0.5])
     decision = the(
-        chosen_of(product(), compile=refusing(0, 2, error=error), bench=lab, table=table).decisions
+        chosen_of(product(), compile=refusing(1, error=error), bench=lab, table=table).decisions
     )
-    assert len(lab.plans) == MOST - 2
-    assert (
-        list(decision.refused.values())
-        == ["compile: expected at most 232448 bytes of shared memory, got 300000"] * 2
-    )
+    assert len(lab.plans) == MOST - 1
+    (why,) = decision.refused.values()
+    assert why == "compile: expected at most 232448 bytes of shared memory, got 300000"
     assert decision.chosen == list(decision.times)[1]
 
 
@@ -399,99 +405,7 @@ def test_a_candidate_that_is_gone_is_no_decision(table):
     assert lab.plans
 
 
-# the table
-
-
-ONE = Decision("matmul", "fast", "a", {"a": 1.5, "b": 2}, {"c": "no"}, "note")
-
-
-def test_a_decision_in_words():
-    assert str(Decision("m", "fast", "b", {"a": 1.5, "b": 20.0, "d": 9}, {"c": "no"})).split(
-        "\n"
-    ) == [
-        "m: b",
-        "        20.0 us  b",
-        "         1.5 us  a",
-        "         9.0 us  d",
-        "        refused  c: no",
-    ]
-
-
-def test_a_table_is_one_file_for_each_gpu(table, tmp_path):
-    table.put("k", ONE)
-    assert [p.name for p in tmp_path.glob("*.json")] == ["NVIDIA-Toy-80GB.json"]
-    assert Table(tmp_path, GPU).find("k") == ONE
-    assert Table(tmp_path, "other").find("k") is None
-
-
-def test_writers_keep_what_others_wrote(tmp_path):
-    a, b = Table(tmp_path, GPU), Table(tmp_path, GPU)
-    a.put("a", ONE)
-    b.put("b", ONE)
-    a.put("c", ONE)
-    assert all(Table(tmp_path, GPU).find(k) == ONE for k in "abc")
-
-
-def write(folder, name):
-    table = Table(folder, GPU)
-    for k in range(20):
-        table.put(f"{name}{k}", ONE)
-
-
-def test_processes_write_at_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=write, args=(tmp_path, n)) for n in "ab"]
-    for w in writers:
-        w.start()
-    for w in writers:
-        w.join()
-    table = Table(tmp_path, GPU)
-    assert all(table.find(f"{n}{k}") == ONE for n in "ab" for k in range(20))
-    assert not list(tmp_path.glob("*.partial"))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 0}', "\0"])
-def test_a_damaged_table_is_made_anew(text, table, tmp_path):
-    table.path.write_text(text)
-    with pytest.warns(VtcWarning, match="measured anew"):
-        again = Table(tmp_path, GPU)
-    again.put("k", ONE)
-    assert Table(tmp_path, GPU).find("k") == ONE
-
-
-def test_damaged_decisions_are_left_out(table, tmp_path):
-    for k in "abc":
-        table.put(k, ONE)
-    fields = json.loads(table.path.read_text())
-    fields["decisions"]["a"]["times"] = {"a": "soon"}
-    fields["decisions"]["b"] = None
-    table.path.write_text(json.dumps(fields))
-    again = Table(tmp_path, GPU)
-    assert [again.find(k) for k in "abc"] == [None, None, ONE]
-
-
-def test_a_table_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    table = Table(tmp_path / "file" / "sub", GPU)
-    with pytest.warns(VtcWarning, match="expected to write to .*: the next process measures again"):
-        table.put("k", ONE)
-    table.put("m", ONE)
-    assert table.find("k") == ONE
-
-
-def test_a_table_goes_elsewhere(table, tmp_path):
-    table.put("a", ONE)
-    table.put("b", ONE)
-    other = Table(tmp_path / "other", GPU)
-    mine = Decision("matmul", "full", "mine")
-    other.put("a", mine)
-    assert other.merge(table.export()) == 1
-    again = Table(tmp_path / "other", GPU)
-    assert (again.find("a"), again.find("b")) == (mine, ONE)
-    with pytest.raises(CacheError, match="expected a table of NVIDIA Other, got one of NVIDIA Toy"):
-        Table(tmp_path, "NVIDIA Other").merge(table.export())
-    with pytest.raises(CacheError, match="expected JSON"):
-        other.merge("nonsense")
+# the setting
 
 
 def test_the_setting():

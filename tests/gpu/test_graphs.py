@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -139,10 +140,8 @@ def test_two_streams_run_at_once(make):
 
 
 def test_branches_of_a_graph_run_at_once(patcher):
-    executable, x = (
-        CudaExecutable(spinning(30, 30, 30), BINARIES, 0, patcher),
-        to_device(vector(), 0),
-    )
+    plan = replace(spinning(30, 30, 30), after=((), (), ()))
+    executable, x = CudaExecutable(plan, BINARIES, 0, patcher), to_device(vector(), 0)
     executable.run([x] * 3)
     gpu(0).synchronize()
     assert 0.03 <= seconds(lambda: executable.run([x] * 3)) < 0.055
@@ -247,5 +246,7 @@ def test_a_crash_names_its_kernel_and_stays(graphs):
     )
     assert done.stdout.count("CUDA_ERROR_ILLEGAL_ADDRESS") >= 2, done.stderr
     assert "restart it" in done.stdout
+    if graphs == "1":
+        assert "since the host last waited, the newest last: small\n" in done.stdout
     if graphs == "0":
         assert "in kernel crash (crash_symbol)\n  at model.py:7 in crash" in done.stdout

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from vtc.ir.graph import GraphBuilder, Loc, Program
+from vtc.ir.ops.attention import ScaledDotProductAttention
 from vtc.ir.ops.expr import Expr
 from vtc.ir.text import parse
 from vtc.ir.types import TensorType, f32
@@ -131,6 +132,17 @@ def f(x: f32[4, 4], w: f32[4, 4]) -> f32[4, 4]:
     assert [d.why for d in chosen(program, Context()).decisions if d.node.name == "a"] == [
         "another kernel reads it at its own index; matmul is needed first, and reads it"
     ]
+
+
+@pytest.mark.parametrize(("queries", "inside"), [(1, True), (64, True), (65, False)])
+def test_keys_that_many_blocks_of_queries_read_are_computed_once(queries, inside):
+    q, k = TensorType(f32, (queries, 8)), TensorType(f32, (90, 8))
+    b = GraphBuilder()
+    query, key = Expr(b, b.param("q", q)), Expr(b, b.param("k", k))
+    both = query.apply(ScaledDotProductAttention(is_causal=False, scale=1.0), -key, key)
+    graph = b.graph("f", [query.value, key.value], [both.item(0).value])
+    fused = fuse(Program((graph,)), Context())
+    assert len(fused.entry.nodes) == (1 if inside else 2)
 
 
 def test_what_takes_little_is_computed_again_where_it_is_read():

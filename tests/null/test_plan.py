@@ -140,9 +140,9 @@ def changed(**fields):
     [
         ("{", "expected JSON"),
         ("[" * 100_000, "expected JSON"),
-        ("[]", "expected format 3, got 'list'"),
-        ("{}", "expected format 3, got None"),
-        (changed(format=1), "expected format 3, got 1"),
+        ("[]", "expected format 4, got 'list'"),
+        ("{}", "expected format 4, got None"),
+        (changed(format=1), "expected format 4, got 1"),
         (changed(name=3), "expected text, got 3"),
         (changed(dims={}), "expected a list, got {}"),
         (changed(dims=[["B", 1]]), "expected a dim"),

@@ -18,11 +18,15 @@ SHAPES = {
 
 
 def kernels():
-    """By kind of program, type and columns; causal but where there is one query."""
+    """By kind of program, type and columns; causal but where there is one query, whose keys are
+    divided.
+    """
     for name, (dtype, columns, queries) in SHAPES.items():
         for body in (forward, backward):
             given = types(dtype, body, (8, 16), queries, max(queries, 1024), columns)
             plan = generate(region(given, body(causal=queries > 1)), cuda(90))
-            kinds = ["forward"] if body is forward else ["of_keys", "of_queries"]
+            kinds = ["of_keys", "of_queries"]
+            if body is forward:
+                kinds = ["forward"] if len(plan.kernels) == 1 else ["part", "whole"]
             for kind, kernel in zip(kinds, plan.kernels, strict=True):
                 yield replace(kernel, name=f"attention_{kind}_{name}")

@@ -11,12 +11,14 @@
 * ``fma`` rounds once.
 * ``tl.reduce`` and ``tl.associative_scan`` with a function of one's own take log(n) steps on whole
   blocks instead of one step for each element, and combine in a tree, as a GPU does.
-* ``libdevice`` is there: the interpreter has none of it.
+* ``libdevice`` is there, and the instructions that kernels have in assembler: the interpreter has
+  none of it.
 * A call of a helper does not patch Triton's modules again, which takes a millisecond.
 """
 
 import inspect
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
@@ -111,6 +113,32 @@ def fma(self, x, y, z):
     return TensorHandle(exact.astype(z.data.dtype), z.dtype.scalar)
 
 
+@dataclass(frozen=True)
+class Assembled:
+    """The results of inline assembler."""
+
+    results: tuple
+
+    def get_result(self, i):
+        return self.results[i]
+
+
+def inline_asm(self, text, constraints, operands, types, is_pure, pack):
+    """One instruction on f32, as exact as f32 can be."""
+    if text not in INSTRUCTIONS:
+        raise NotImplementedError(f"assembler: expected one of INSTRUCTIONS, got {text}")
+    assert (constraints, pack, len(types)) == ("=f,f", 1, 1)
+    found = INSTRUCTIONS[text](operands[0].data.astype(np.float64)).astype(np.float32)
+    small = np.abs(found) < np.finfo(np.float32).tiny
+    return Assembled((TensorHandle(np.where(small, found * 0, found), tl.float32),))
+
+
+INSTRUCTIONS = {
+    "ex2.approx.ftz.f32 $0, $1;": np.exp2,
+    "rcp.approx.ftz.f32 $0, $1;": np.reciprocal,
+}
+
+
 def rmw(self, op, ptr, val, mask, sem, scope):
     """bf16 is added element by element: the interpreter would add bits."""
     if val.dtype.scalar not in BITS:
@@ -184,7 +212,8 @@ FUNCTIONS = {
     "pow": np.power, "rsqrt": lambda x: 1 / np.sqrt(x), "rcp_rn": lambda x: 1 / x,
     "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "atan2": np.arctan2,
     "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh,
-    "erf": special.erf, "erfc": special.erfc, "erfinv": special.erfinv, "lgamma": special.gammaln,
+    "erf": special.erf, "erfc": special.erfc, "erfinv": special.erfinv,
+    "lgamma": lambda x: np.where(np.isneginf(x), np.inf, special.gammaln(x)),
     "tgamma": special.gamma, "abs": np.abs, "nearbyint": np.rint,
     "fdim": lambda x, y: np.maximum(x - y, 0),
     "round": lambda x: np.copysign(np.floor(np.abs(x) + 0.5), x), "finitef": np.isfinite,
@@ -231,6 +260,7 @@ def _operators():
     yield "create_dot", dot
     yield "create_fma", fma
     yield "create_atomic_rmw", rmw
+    yield "create_inline_asm", inline_asm
     yield "create_erf", lambda self, x: self.unary_op(x, lambda d: special.erf(d).astype(d.dtype))
     yield "get_bf16", lambda self, v: TensorHandle(_bits(v, ml_dtypes.bfloat16), tl.bfloat16)
 

@@ -12,7 +12,7 @@ What a test should know of Triton 3.6.0:
 * It needs NumPy below 2.4, and ``TRITON_INTERPRET=1`` before it is imported (``conftest.py``).
 * ``tl.dot`` multiplies in the type of its result: tf32 is as exact as f32 here.
 * ``x / y`` and ``tl.exp`` are exact here and approximate on a GPU.
-* Inline assembler, ``tl.dot_scaled`` and Gluon do not run here.
+* ``tl.dot_scaled`` and Gluon do not run here, nor inline assembler but for single instructions.
 * The variable of ``range`` is a number of Python here: it has no type, and does not wrap.
 * Blocks smaller than a GPU's tensor core takes (16 in each direction), and more than 2**20
   elements, are accepted here; compiling refuses them.

@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import sys
+import warnings
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -15,11 +16,12 @@ from plans import near, run_plan
 
 import vtc
 import vtc.nn.functional as F
-from vtc import config
+from vtc import build, config
 from vtc.build import _built
 from vtc.codegen import trials
 from vtc.codegen.cuda import generate
 from vtc.codegen.decisions import Table
+from vtc.codegen.triton import matmul_blocks
 from vtc.codegen.triton.compile import compile_kernels
 from vtc.codegen.tune import MOST, Tools, attempts, tune
 from vtc.ir.evaluate import evaluate
@@ -126,6 +128,31 @@ def test_what_does_not_fit_is_not_run(machine, store, tmp_path):
 
 def multiplied(x, y):
     return x @ y
+
+
+def test_what_needs_too_much_shared_memory_is_replaced_and_said_once(tmp_path, monkeypatch):
+    """A model that thinks too little of what blocks take; the GPU has a quarter of an H100's."""
+    monkeypatch.setattr(matmul_blocks, "_shared", lambda b, dtype: 1024)
+    _built.cache_clear()
+    monkeypatch.setattr(build, "_said", set())
+    with (
+        installed(simulated.Simulated(shared=63_000)),
+        config.override(tune="off", cache_dir=tmp_path),
+        warnings.catch_warnings(record=True) as said,
+    ):
+        warnings.simplefilter("always")
+        x, y = (vtc.zeros(512, 512, dtype=vtc.float16, device="cuda") for _ in range(2))
+        for function in (multiplied, lambda x, y: (x @ y).exp(), lambda x, y: x @ y):
+            built = vtc.compile(function).lower(x, y).entry.forward
+            assert built.plan is not None
+        del x, y
+        _built.cache_clear()
+        gc.collect()
+    texts = [str(w.message) for w in said if "shared memory" in str(w.message)]
+    assert len(texts) == 2, texts  # of two forms
+    assert texts[0].startswith("build: matmul(f16[512, 512], f16[512, 512])")
+    assert "at most 63000 bytes of shared memory, which sm_90 has, got " in texts[0]
+    assert texts[0].endswith(" is taken")
 
 
 @pytest.fixture

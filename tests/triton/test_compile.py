@@ -20,7 +20,7 @@ from kernels import CASES, HEAD, table
 
 from vtc.codegen.triton import compile as compiling
 from vtc.codegen.triton import workers
-from vtc.codegen.triton.compile import assembly, compile_kernels, try_kernels
+from vtc.codegen.triton.compile import assembly, compile_kernels, prepare, try_kernels
 from vtc.config import override
 from vtc.errors import CodegenError, CompilerError, OutOfResourcesError
 from vtc.ir.plan import Build, Kernel
@@ -279,6 +279,27 @@ def test_workers_are_kept_and_never_more_than_kernels(tmp_path, alone, monkeypat
     try_kernels(variants(5), cuda(90), Store(tmp_path))
     assert first < alone()
     assert len(alone()) <= 3
+
+
+def test_workers_can_be_begun_before_they_are_needed(tmp_path, alone, monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 3)
+    prepare(2, cuda(90))
+    begun = alone()
+    assert len(begun) == 2
+    prepare(1, cuda(90))
+    try_kernels(variants(2), cuda(90), Store(tmp_path))
+    assert alone() == begun
+    prepare(9, cuda(90))
+    assert len(alone()) == 3
+
+
+def test_without_triton_none_is_begun(alone, monkeypatch):
+    def none(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(compiling.metadata, "version", none)
+    prepare(2, cuda(90))
+    assert not alone()
 
 
 @pytest.mark.parametrize("targets", [TARGETS, TARGETS[::-1]], ids=["up", "down"])

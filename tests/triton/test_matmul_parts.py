@@ -11,7 +11,7 @@ from vtc.codegen.region import Region
 from vtc.codegen.render import render, symbol
 from vtc.codegen.triton.compile import assembly, try_kernels
 from vtc.codegen.triton.matmul import candidates, matmul
-from vtc.codegen.triton.matmul_blocks import Blocks, Sizes, ranked
+from vtc.codegen.triton.matmul_blocks import Blocks, Sizes, Way, fitting, ranked
 from vtc.codegen.triton.resources import resources
 from vtc.ir.evaluate import evaluate
 from vtc.ir.plan import Kernel
@@ -136,9 +136,13 @@ def test_what_comes_after_does_not_spill(after, store):
     assert "ld.global.v4" in ptx
 
 
-def test_small_tiles_are_better_where_much_is_moved():
+def test_small_tiles_are_better_where_much_is_computed():
     target = cuda(90)
     sizes = Sizes(1, 8192, 3072, 768)
-    first, other = (ranked(s, bf16, "", target)[0] for s in (sizes, replace(sizes, moved=12)))
+    ways = [Way(b) for b in fitting(sizes, bf16, target)]
+    first, other = (
+        ranked(ways, s, bf16, "", target)[0].blocks
+        for s in (sizes, replace(sizes, moved=6, work=40))
+    )
     assert (first.m, first.n) == (128, 256)
     assert (other.m, other.n) == (128, 128)

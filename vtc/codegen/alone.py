@@ -14,7 +14,7 @@ from vtc.codegen.region import Region
 from vtc.codegen.steps import Made
 from vtc.codegen.triton.matmul_blocks import TYPICAL
 from vtc.ir.dims import Dim, Size, substitute
-from vtc.ir.plan import Buffer, Input, Kernel, Launch, Output, Plan, Ref, check
+from vtc.ir.plan import Arena, Buffer, Input, Kernel, Launch, Output, Plan, Ref, check
 from vtc.ir.target import Target
 
 ROOM = 1 << 28
@@ -33,21 +33,26 @@ def plan_alone(
     over = [Buffer(b.dtype, b.shape, overwritten=k) for k, b in enumerate(outputs)]
     refs: list[Ref] = [*map(Input, range(len(params))), *map(Output, range(len(outputs)))]
     kernels = {k.symbol: k for k in kernels_in(region, made)}
-    steps = []
+    steps, arena = [], 0
     for m in made:
         symbols = region.symbols if m.symbols is None else m.symbols
         given = tuple(sizes[s] for s in symbols)
         own = {f"n{i}": n for i, n in enumerate(given)}
         grid = tuple(_number(n, own) for n in m.grid)
-        args = tuple(refs) if m.args is None else tuple(refs[k] for k in m.args)
-        steps.append(Launch(kernels[m.symbol].name, args, given, graph.name, 0, grid))
+        args = list(refs) if m.args is None else [refs[k] for k in m.args]
+        at = 0
+        for nbytes in m.scratch:  # it lasts until the last kernel: all begin at the same place
+            args.append(Arena(at))
+            at += (_number(nbytes, own) + 63) // 64 * 64
+        arena = max(arena, at)
+        steps.append(Launch(kernels[m.symbol].name, tuple(args), given, graph.name, 0, grid))
     return check(
         Plan(
             name=graph.name,
             dims=(),
             inputs=(*params, *over),
             outputs=tuple(outputs),
-            arena=0,
+            arena=arena,
             kernels=tuple(kernels.values()),
             steps=tuple(steps),
             target=target.name,

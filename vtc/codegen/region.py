@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import cast, final
 
+from vtc.codegen.coarse import coarse
 from vtc.codegen.scalar import CScalars, refuse_complex
 from vtc.codegen.sizes import Facts, Range
 from vtc.codegen.spelling import Spelling
@@ -96,12 +97,14 @@ class Elements:
     fixed: dict[Node, Callable[[Index], Value]] = field(default_factory=dict)
     _buffers: dict[Node, str] = field(init=False)
     _products: frozenset[Node] = field(init=False)
+    _coarse: frozenset[Node] = field(init=False)
     _known: dict[tuple[Node, Index, Value | None], Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.trace = Trace(Facts(dict(self.region.ranges)))
         self.scalars = self.spelling(self.trace)
         self._products = _rounded(self.region.graph)
+        self._coarse = coarse(self.region.graph)
         self._buffers = {p: f"x{k}" for k, p in enumerate(self.region.graph.params)}
 
     def loops(self, prefix: str, shape: Sequence[Size]) -> tuple[Size, ...]:
@@ -196,7 +199,11 @@ class Elements:
                 f"got {node.name}: {node.type}"
             )
         inputs = [_Element(self, i) for i in node.inputs]
-        value = cast(Value, op.element(self.scalars, index, self.region.type(node), inputs))
+        outer, self.scalars.coarse = self.scalars.coarse, node in self._coarse
+        try:
+            value = cast(Value, op.element(self.scalars, index, self.region.type(node), inputs))
+        finally:
+            self.scalars.coarse = outer
         return self.scalars.rounded(value) if node in self._products else value
 
 

@@ -24,9 +24,14 @@ def render(template: str, language: str = "c", **fields: Any) -> str:
 
 
 def symbol(template: str, spec: Any) -> str:
-    """The name of the function of a kernel: equal specs have equal names."""
-    digest = hashlib.sha256(repr(asdict(spec)).encode()).hexdigest()
+    """The name of the function of a kernel: equal specs have equal names, in every process."""
+    digest = hashlib.sha256(repr(asdict(spec, dict_factory=_fields)).encode()).hexdigest()
     return f"vtc_{template}_{digest[:16]}"
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Without the cached hash of a size: strings hash differently in another process."""
+    return {name: value for name, value in pairs if name != "_hash"}
 
 
 @cache

@@ -10,10 +10,14 @@ from vtc.ir.types import DType
 
 
 class Spelling(Scalars):
-    """Records scalars in ``trace``. Where ``mask`` is false, nothing is read or checked."""
+    """Records scalars in ``trace``. Where ``mask`` is false, nothing is read or checked. What is
+    recorded while ``coarse`` may be off by some units in the last place of f32, see
+    :mod:`vtc.codegen.coarse`.
+    """
 
     trace: Trace
     mask: Value | None
+    coarse: bool = False
 
     @abc.abstractmethod
     def const(self, value: complex, dtype: DType) -> Value:

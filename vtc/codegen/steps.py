@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
+from vtc.codegen.hazards import EVERYTHING, Hazards, Use
 from vtc.codegen.region import Region
 from vtc.codegen.sizes import Facts
 from vtc.errors import CodegenError
 from vtc.ir.dims import Size, Sym, bounds, maximum, substitute
 from vtc.ir.graph import Graph, Node, Program
 from vtc.ir.ops.control import Call, Item
+from vtc.ir.ops.pieces import pieces
 from vtc.ir.ops.view import Reshape
 from vtc.ir.plan import (
     Arena,
@@ -97,22 +99,28 @@ def planned(program: Program, target: Target, make: Make) -> Plan:
         kernels=tuple(writer.kernels.values()),
         steps=tuple(writer.steps),
         target=target.name,
+        after=tuple(writer.after),
     )
 
 
 @final
 @dataclass
 class _Writer:
-    """Collects kernels and steps in the order of the entry; ``values`` is the end of all values."""
+    """Collects kernels and steps in the order of the entry; ``values`` is the end of all values.
+
+    ``after``: for each step, those that it waits for.
+    """
 
     program: Program
     make: Make
     places: dict[Node, tuple[Ref, ...]] = field(default_factory=dict)
     kernels: dict[str, Kernel] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
+    after: list[tuple[int, ...]] = field(default_factory=list)
     arena: Size = 0
     values: Size = 0
     _of_graph: dict[str, tuple[_Launched, ...]] = field(default_factory=dict)
+    _hazards: Hazards = field(default_factory=Hazards)
 
     def __post_init__(self) -> None:
         for i, param in enumerate(self.program.entry.params):
@@ -162,14 +170,46 @@ class _Writer:
         moves = len(results) == 1 and all(isinstance(n.op, Reshape) for n in graph.nodes)
         if moves and any(self.same([i], results) for i in inputs):
             return
+        if self.joined(inputs, pieces(graph), results):
+            return
         note = "" if node.loc is None else str(node.loc)
         args = (*inputs, *results)
+        uses = [self.use(i, n.tensor.nbytes) for i, n in zip(inputs, node.inputs, strict=True)]
+        types = _tensors(node.type)
+        uses += [self.use(r, t.nbytes, writes=True) for r, t in zip(results, types, strict=True)]
         for one in self.launched(graph):
             if one.copies is not None and self.same([inputs[one.copies]], results):
                 continue
-            own = args if one.args is None else tuple(args[k] for k in one.args)
-            own = (*own, *self.scratch(one.scratch))
-            self.steps.append(Launch(one.kernel, own, one.sizes, note, one.work, one.grid))
+            which = range(len(args)) if one.args is None else one.args
+            scratch = tuple(self.scratch(one.scratch))
+            own = (*(args[k] for k in which), *scratch)
+            beside = zip(scratch, one.scratch, strict=True)
+            touched = [uses[k] for k in which] + [self.use(r, n, writes=True) for r, n in beside]
+            step = Launch(one.kernel, own, one.sizes, note, one.work, one.grid)
+            self.step(step, touched)
+
+    def step(self, step: Step, uses: Sequence[Use]) -> None:
+        """One more step, which touches memory as ``uses`` say."""
+        self.steps.append(step)
+        self.after.append(self._hazards.add(uses))
+
+    def use(self, ref: Ref, nbytes: Size, *, writes: bool = False) -> Use:
+        """The use of ``nbytes`` at ``ref``; of all of the arena where it is not known which."""
+        where = self._memory(ref)
+        if not isinstance(where, Arena):
+            return Use(where, writes=writes)
+        end = where.offset + self.most(nbytes)
+        if isinstance(where.offset, int) and isinstance(end, int):
+            return Use("arena", where.offset, max(end, where.offset + 1), writes=writes)
+        return Use("arena", 0, EVERYTHING, writes=writes)
+
+    def joined(self, inputs: Sequence[Ref], pieces: Sequence[int], results: Sequence[Ref]) -> bool:
+        """Whether ``inputs`` lie one after another where the result is to be."""
+        (*_, whole) = results
+        return bool(pieces) and all(
+            isinstance(whole, Arena) and i == Arena(whole.offset + at)
+            for i, at in zip(inputs, pieces, strict=True)
+        )
 
     def scratch(self, sizes: Iterable[Size]) -> Iterator[Ref]:
         """Memory behind all values, which all regions share: they run one after the other."""
@@ -209,7 +249,9 @@ class _Writer:
         for i, node in enumerate(self.program.entry.outputs):
             (place,) = self.places[node]
             if not self.same([place], (Output(i),)):
-                self.steps.append(Copy(place, Output(i), node.tensor.nbytes))
+                nbytes = node.tensor.nbytes
+                uses = [self.use(place, nbytes), self.use(Output(i), nbytes, writes=True)]
+                self.step(Copy(place, Output(i), nbytes), uses)
 
     def same(self, a: Sequence[Ref], b: Sequence[Ref]) -> bool:
         """Whether these are the same memory."""

@@ -75,10 +75,13 @@ class _Concrete:
         return concrete_tensor(eager.run(op, (), device))
 
     def move(self, x: Tensor, device: Device, *, non_blocking: bool) -> Tensor:
-        if state.capture is not None:
+        if state.capture is not None and not _constant(x):
             traced: Tensor = state.capture.move(x, device)
             return traced
         y = concrete_tensor(devices.moved(array_of(x), device, non_blocking=non_blocking))
+        if state.capture is not None:
+            state.capture.born(y)
+            return y
         dispatch.autograd().moved(x, y)
         return y
 
@@ -121,6 +124,12 @@ class _Concrete:
         if x._storage is not None:
             x._storage.version += 1
         return x
+
+
+def _constant(x: Tensor) -> bool:
+    """Whether ``x`` was made during the trace, of numbers, and nothing was done with it yet."""
+    made, met = state.capture.born_here, state.capture.cells
+    return id(x) in made and id(x._storage) not in met and not x._requires
 
 
 dispatch.register("backend", _run)

@@ -4,7 +4,8 @@
 
 A rule gets the op, its inputs and the rest of the stack; it may answer or pass on. The table is
 immutable and replaced whole, so a call takes no lock. Tensors register the backend; tracing, the
-capture rule.
+capture rule. What was called before in the same way may take a ``shortcut`` past all of them
+(:mod:`~vtc.frontend.shortcut`).
 """
 
 from __future__ import annotations
@@ -88,6 +89,23 @@ class Table:
 
 _table = Table()
 _stack: Rest
+Shortcut = Callable[..., "Tensor | None"]
+
+
+def _no_shortcut(op: Op, *values: Any) -> Tensor | None:
+    del op, values
+    return None
+
+
+shortcut: Shortcut = _no_shortcut
+"""The result of an elementwise op on tensors and numbers, as users give them, where all that the
+stack would do is known; else None."""
+
+
+def register_shortcut(other: Shortcut) -> None:
+    """Name who knows calls that were made before."""
+    global shortcut
+    shortcut = other
 
 
 def register(level: Level, rule: Rule) -> None:
@@ -187,8 +205,9 @@ def _joined(op: Op | str, inputs: Sequence[Tensor]) -> Device:
     name = op if isinstance(op, str) else op.name
     names = " and ".join(sorted(map(str, found)))
     shown = ", ".join(f"{x.type} on {x.device}" for x in inputs)
-    message = f"{name}: expected one device, got {names}: {shown}; use .to(device)"
-    raise located(DeviceError, message)
+    message = f"{name}: expected one device, got {names}: {shown}"
+    hint = "make it there (device=x.device), or use .to(device)"
+    raise located(DeviceError, f"{message}; {hint}")
 
 
 def is_number(x: Tensor) -> bool:

@@ -33,12 +33,16 @@ from vtc.runtime.buffer import address
 from vtc.runtime.cuda import copies
 from vtc.runtime.cuda.array import DeviceArray, empty, index_of, reshaped, strided
 from vtc.runtime.cuda.device import gpu
+from vtc.runtime.cuda.driver import driver
 from vtc.runtime.cuda.executable import CudaExecutable
+from vtc.runtime.cuda.single import Single
+from vtc.runtime.cuda.steps import ALIGNMENT
 from vtc.runtime.device import Device
 
 KEPT = 4096
 """Calls whose programs are remembered, and numbers that are kept on a device."""
 
+_MISALIGNED = ALIGNMENT - 1
 Call = Callable[[Sequence[Array]], Any]
 
 
@@ -60,13 +64,71 @@ def stats() -> Stats:
 def run(op: Op, arrays: Sequence[Array], device: Device) -> Any:
     """The result of ``op`` (several as a tuple) in fresh memory of ``device``."""
     _stats.eager_calls += 1
-    key = op, device, gpu(devices.index(device)), deterministic(), *map(_facts, arrays)
+    key = op, gpu(devices.index(device)), deterministic(), *map(_facts, arrays)
     call = _calls.get(key)
     if call is None:
         if len(_calls) >= KEPT:
             _calls.clear()
         call = _calls[key] = _prepared(op, arrays, device)
     return call(arrays)
+
+
+@final
+class Ready:
+    """An op on arrays of one device and of known shapes, at hand: one launch.
+
+    ``numbers`` are the operands that are Python numbers; ``of`` makes host arrays of them.
+    """
+
+    __slots__ = ("_call", "_cells", "_driver", "_gpu", "_number", "_of", "device")
+
+    def __init__(
+        self, single: Single, device: Device, number: int | None, of: Callable[[Any], Array]
+    ) -> None:
+        self.device = device
+        self._gpu = gpu(devices.index(device))
+        self._driver, self._call = self._gpu.driver, single.call
+        self._number, self._of = number, of
+        self._cells: dict[Any, tuple[int, DeviceArray]] = {}
+
+    def run(self, given: list[Any]) -> tuple[Array, int] | None:
+        """The result and its address; ``given`` are addresses, and numbers. None where it takes a
+        closer look.
+        """
+        if self._driver is not driver():
+            return None
+        number = self._number
+        if number is not None:
+            given[number] = self._place(given[number])
+        for place in given:
+            if place & _MISALIGNED:
+                return None
+        _stats.eager_calls += 1
+        return self._call(*given)
+
+    def _place(self, value: Any) -> int:
+        """Where ``value`` lies on the device, for the current stream."""
+        # Zeros of both signs are equal, and NaN is not; each has its own bits.
+        key = self._gpu.here.current, value if value and value == value else repr(value)
+        found = self._cells.get(key)
+        if found is None:
+            if len(self._cells) >= KEPT:
+                self._cells.clear()
+            number = _number(self._of(value), self.device)
+            found = self._cells[key] = address(number), number
+        return found[0]
+
+
+def ready(op: Op, arrays: Sequence[Array], device: Device) -> Single | None:
+    """``op`` on dense arrays of these shapes (host arrays are numbers) as one launch, if it is."""
+    type = op.infer(*map(TensorType.of, arrays))
+    if isinstance(type, TupleType):
+        return None
+    fit, built = _fitting(op, [_layout(a) for a in arrays], device)
+    if fit.hidden or not isinstance(built.executable, CudaExecutable):
+        return None
+    given = [_place(a, s)(a) for a, s in zip(arrays, fit.shapes, strict=True)]
+    return built.executable.single(given, ints(type.shape))
 
 
 def shown(op: Op, array: Array) -> Array | None:
@@ -198,13 +260,49 @@ def _prepared(op: Op, arrays: Sequence[Array], device: Device) -> Call:
         return lambda given: _on_host(op, given, device)
     hidden = [empty((0, n), np.dtype(np.uint8), devices.index(device)) for n in fit.hidden]
     places = [_place(a, s) for a, s in zip(arrays, fit.shapes, strict=True)]
-    launch = _launching(built, [*(p(a) for p, a in zip(places, arrays, strict=True)), *hidden])
+    inputs = [*(p(a) for p, a in zip(places, arrays, strict=True)), *hidden]
+    if isinstance(type, TensorType):
+        found = _launched(built, inputs, type, places, device)
+        if found is not None:
+            return found
+    launch = _launching(built, inputs)
 
     def call(given: Sequence[Array]) -> Any:
         outputs = launch([*[p(a) for p, a in zip(places, given, strict=True)], *hidden])
         if isinstance(type, TupleType):
             return tuple([_shaped(o, t) for o, t in zip(outputs, type.items, strict=True)])
         return _shaped(outputs[0], type)
+
+    return call
+
+
+def _launched(
+    built: Built,
+    inputs: Sequence[Array],
+    type: TensorType,
+    places: Sequence[Callable[[Array], Array]],
+    device: Device,
+) -> Call | None:
+    """What runs a program of one launch; None for others. ``inputs`` that no operand gives stay."""
+    executable = built.executable
+    if not isinstance(executable, CudaExecutable):
+        return None
+    single = executable.single(inputs, ints(type.shape))
+    if single is None:
+        return None
+    made, stay = single.call, list(inputs[len(places) :])
+    fixed = [address(a) for a in stay]
+
+    def call(given: Sequence[Array]) -> Array:
+        dense = [p(a) for p, a in zip(places, given, strict=True)]
+        there = [a if isinstance(a, DeviceArray) else _number(a, device) for a in dense]
+        found = [*map(address, there), *fixed]
+        if any([place & _MISALIGNED for place in found]):
+            return _shaped(built.run([*dense, *stay])[0], type)
+        try:
+            return made(*found)[0]
+        except MemoryError as error:
+            raise built.out_of_memory([*dense, *stay], error) from error
 
     return call
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -31,9 +33,9 @@ def tensor_leaf(leaf: Any) -> Any:
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Kind:
-    """What of a tensor argument is guarded. There is one object for equal ones."""
+    """What of a tensor argument is guarded. There is one object for equal ones while it is used."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -80,7 +82,13 @@ def know(x: Tensor) -> Known:
 
 def kind_of(*facts: Any) -> Kind:
     """The one kind with these fields."""
-    return _KINDS.get(facts) or _KINDS.setdefault(facts, Kind(*facts))
+    found = _KINDS.get(facts)
+    if found is None:
+        with _making:  # two threads must not have one each
+            found = _KINDS.get(facts)
+            if found is None:
+                found = _KINDS[facts] = Kind(*facts)
+    return found
 
 
 def leaf_key(leaf: Any) -> Any:
@@ -154,7 +162,8 @@ def _key_word(key: Any) -> str:
             return str(key)
 
 
-_KINDS: dict[tuple[Any, ...], Kind] = {}
+_KINDS: WeakValueDictionary[tuple[Any, ...], Kind] = WeakValueDictionary()
+_making = threading.RLock()
 
 
 def leaf_names(fn: Any, form: Form | None) -> list[str]:

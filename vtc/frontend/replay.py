@@ -3,7 +3,7 @@
 The first such call is found by its key, and makes a :class:`Replay`. Those that follow compare the
 kinds of the arguments with it one by one, and ask the guards; then addresses go straight to the
 executable, and arrays come back as tensors. Whatever is unusual (arguments that share memory with
-what the function holds, memory that is not row-major) is left to :meth:`Entry.run`::
+each other, memory that is not row-major) is left to :meth:`Entry.run`::
 
     result = replay.call(leaves)
     if result is not MISSED: ...
@@ -42,7 +42,8 @@ class Replay:
     __slots__ = (
         "_bound", "_changed", "_closures", "_deterministic", "_device", "_dtype", "_epoch",
         "_fixed", "_grads", "_guards", "_has_grads", "_home", "_kinds", "_mode", "_numbers", "_one",
-        "_outputs", "_several", "_storages", "_wants", "_without", "_written", "by_kinds", "entry",
+        "_outputs", "_pins", "_several", "_storages", "_wants", "_without", "_written", "by_kinds",
+        "entry",
     )  # fmt: skip
 
     def __init__(self, entry: Entry, leaves: Sequence[Any], wants: Sequence[Any]) -> None:
@@ -53,13 +54,15 @@ class Replay:
         held = [s.tensor for s in traced.sources if s.tensor is not None]
         self._fixed = [(x, x._array) for x in held]
         self._closures = frozenset(entry.closures)
-        self._several = bool(self._closures) or sum(isinstance(w, Kind) for w in wants) > 1
+        self._pins = _pins(traced, wants)
+        tensors = sum(isinstance(w, Kind) for w in wants)
+        self._several = bool(self._closures or self._pins) or tensors > 1
         owners = [(g.owner, g.had) for g in traced.grads]
         self._without = [s.tensor for s, had in owners if s.tensor is not None and not had]
         self._grads = [(s, had) for s, had in owners if s.tensor is None or had]
         self._has_grads = bool(owners)
         plain = [isinstance(w, Kind) or w is float or issubclass(w[0], PLAIN) for w in wants]
-        self.by_kinds = all(plain) and not traced.pinned
+        self.by_kinds = all(plain) and self._pins is not None
         self._one = False
         self._bound = _bind(entry, leaves)
         if self._bound is not None:
@@ -138,12 +141,19 @@ class Replay:
             if known[3] is not want:
                 return None
             places.append(known[2])
-        return places if not self._several or self._apart(leaves) else None
+        return places if not self._several or self._apart(leaves, places) else None
 
-    def _apart(self, leaves: Sequence[Any]) -> bool:
-        """Whether no tensor argument shares memory with another, or with one the function holds."""
+    def _apart(self, leaves: Sequence[Any], places: Sequence[int]) -> bool:
+        """Whether no tensor argument shares memory with another, and those that did with one the
+        function holds do, and no other.
+        """
         met = [id(leaf._storage) for leaf in leaves if type(leaf) is Tensor]
-        return len({*met}) == len(met) and self._closures.isdisjoint(met)
+        if len({*met}) != len(met) or not self._closures.isdisjoint(met):
+            return False
+        for k, tensor, at in self._pins or ():
+            if met[k] != id(tensor._storage) or places[k] != at:
+                return False
+        return True
 
     def holds(self, leaves: Sequence[Any]) -> bool:
         """Whether all that is not an argument, nor shares memory with one, is as it was."""
@@ -195,13 +205,23 @@ class Replay:
         return unflatten(entry.traced.form, results)
 
 
+def _pins(traced: Traced, wants: Sequence[Any]) -> tuple[tuple[int, Tensor, int], ...] | None:
+    """Of arguments that share memory with a tensor the function holds: which tensor argument it is,
+    that tensor, and the address. None where the address does not say how the elements lie.
+    """
+    order = [k for k, want in enumerate(wants) if isinstance(want, Kind)]
+    if not all(wants[p.index].dense for p in traced.pinned):
+        return None
+    return tuple([(order.index(p.index), p.tensor, p.at[0]) for p in traced.pinned])
+
+
 def _bind(entry: Entry, leaves: Sequence[Any]) -> Bound | CudaBound | None:
     """The call of ``entry`` with arguments like ``leaves``; None where it takes a closer look."""
     traced, executable = entry.traced, entry.forward.executable
     kinds = {s.kind for s in traced.sources}
     usual = kinds <= {"argument", "tensor", "number", "hyper"} and entry.backward is None
     over = {o for _, o in entry.overwritten}
-    if traced.asked or traced.pinned or not usual or any(p.output in over for p in entry.made):
+    if traced.asked or not usual or any(p.output in over for p in entry.made):
         return None
     if not isinstance(executable, (Executable, CudaExecutable)):
         return None

@@ -280,16 +280,18 @@ class _Trace:
         for i in self.capture.inputs:
             x = i.cell.tensor
             if x is not None and not (x.device is CPU and not x.ndim and i.cell.node is i.node):
-                found.setdefault(x.device, f"input {i.node.name}: {i.node.type}")
+                at = "" if i.source.kind == "argument" else _met(i.node)
+                found.setdefault(x.device, f"input {i.node.name}: {i.node.type}{at}")
         for x in results:
             if isinstance(x, Tensor) and x._storage is None:
                 there = place(x)
                 if there is not None:
-                    found.setdefault(there, f"result {x.type}")
+                    found.setdefault(there, f"result {x.type}{_met(self.capture.node(x))}")
         if len(found) > 1:
             shown = " and ".join(f"{d} ({what})" for d, what in found.items())
             message = f"{self.request.name}: expected inputs and results on one device, got {shown}"
-            raise located(DeviceError, f"{message}; use .to(device) outside of it")
+            hint = "make them there (device=x.device), or use .to(device) outside of it"
+            raise located(DeviceError, f"{message}; {hint}")
         return next(iter(found), CPU)
 
     # results
@@ -398,6 +400,11 @@ class _Trace:
                 else items
             )
         return tuple(owners[n] for n in wrt), tangents, total
+
+
+def _met(node: Node) -> str:
+    """Where a value was met first, or made."""
+    return "" if node.loc is None else f", at {node.loc.file}:{node.loc.line}"
 
 
 def _same(node: Node) -> Op:

@@ -20,7 +20,8 @@ is 64-byte aligned and undefined at the start; its offsets are multiples of 64.
 * A value lies in ``Input(p)`` if it is param p, else where ``at`` says: an offset in the arena,
   ``-1 - i`` for ``Output(i)`` with i < n, ``-1 - n - p`` for ``Input(p)`` (only where a reshape
   shares the bytes of a param).
-* A call whose region holds only reshapes and whose result lies where its argument lies is no step.
+* A call whose region holds only reshapes and whose result lies where its argument lies is no step;
+  nor is one that puts its arguments one after another where they lie so.
 * After the last launch, in order of i, each output i that lies neither in ``Output(i)`` nor in the
   input it overwrites is copied there. ``memory`` has made sure that this order is right.
 
@@ -59,7 +60,6 @@ from vtc.errors import ParseError
 from vtc.ir.dims import Dim, Size, symbols
 from vtc.ir.types import DType, TensorType
 
-FORMAT = 3
 T = TypeVar("T")
 
 
@@ -213,7 +213,11 @@ Step = Launch | Copy
 @final
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """See the module. ``target`` is the name of what it was made for."""
+    """See the module. ``target`` is the name of what it was made for.
+
+    ``after`` has for each step those it waits for, but for what these wait for; any others it may
+    run beside. Where there is none, each step waits for the one before.
+    """
 
     name: str
     dims: tuple[Dim, ...]
@@ -224,6 +228,7 @@ class Plan:
     steps: tuple[Step, ...]
     host: str = ""
     target: str = "cpu"
+    after: tuple[tuple[int, ...], ...] = ()
 
     def __str__(self) -> str:
         return "\n".join([f"plan {self.name}", *(f"  {line}" for line in self._lines())])
@@ -258,6 +263,7 @@ def check(plan: Plan) -> Plan:
         if isinstance(step, Launch) and step.kernel not in kernels:
             raise ParseError(f"{where}: expected a kernel, got {step.kernel!r}")
         _check_step(plan, where, step, known)
+    _check_after(plan)
     return plan
 
 
@@ -275,6 +281,17 @@ def _sized(where: str, size: Size, known: frozenset[str]) -> None:
         raise ParseError(f"{where}: expected a declared dim, got {unknown[0]} in size {size}")
     if isinstance(size, int) and size < 0:
         raise ParseError(f"{where}: expected a size of at least 0, got {size}")
+
+
+def _check_after(plan: Plan) -> None:
+    if plan.after and len(plan.after) != len(plan.steps):
+        want = f"expected what each of {len(plan.steps)} steps waits for"
+        raise ParseError(f"plan {plan.name}: {want}, got {len(plan.after)}")
+    for i, before in enumerate(plan.after):
+        if wrong := [j for j in before if not 0 <= j < i]:
+            raise ParseError(
+                f"plan {plan.name}, step {i}: expected to wait for steps before it, got {wrong[0]}"
+            )
 
 
 def _check_overwritten(plan: Plan) -> None:

@@ -29,7 +29,7 @@ from vtc.ir.plan import (
 )
 from vtc.ir.types import DTYPES
 
-FORMAT = 3
+FORMAT = 4
 T = TypeVar("T")
 
 
@@ -48,6 +48,7 @@ def to_json(plan: Plan) -> str:
         "steps": [_step_out(s) for s in plan.steps],
         "host": plan.host,
         "target": plan.target,
+        "after": [list(before) for before in plan.after],
     }
     return json.dumps(fields, indent=1)
 
@@ -71,6 +72,7 @@ def from_json(text: str) -> Plan:
         steps=_tuple(fields.get("steps"), _step_in),
         host=_text(fields.get("host")),
         target=_text(fields.get("target")),
+        after=_tuple(fields.get("after"), lambda before: _tuple(before, _whole)),
     )
     return check(plan)
 

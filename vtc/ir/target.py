@@ -22,9 +22,9 @@ class Target:
     """A device as the compiler sees it.
 
     ``vector`` is the bytes one vector register (or load) holds; ``arch`` the compute capability of
-    a GPU (90 for 9.0), ``processors`` how many multiprocessors it has and ``shared`` the bytes of
-    shared memory a block may have. ``deterministic`` asks for kernels that compute the same each
-    time they run, if slower.
+    a GPU (90 for 9.0), ``processors`` how many multiprocessors it has, ``shared`` the bytes of
+    shared memory a block may have and ``l2`` those of its cache.
+    ``deterministic`` asks for kernels that compute the same each time they run, if slower.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Target:
     arch: int = 0
     processors: int = 0
     shared: int = 0
+    l2: int = 0
     deterministic: bool = False
 
 
@@ -47,6 +48,7 @@ def cuda(
     *,
     processors: int = 132,
     shared: int = 232_448,
+    l2: int = 50 << 20,
     deterministic: bool = False,
 ) -> Target:
     """An NVIDIA GPU, programmed in Triton; an H100 if nothing else is said."""
@@ -57,5 +59,6 @@ def cuda(
         arch=arch,
         processors=processors,
         shared=shared,
+        l2=l2,
         deterministic=deterministic,
     )

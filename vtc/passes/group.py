@@ -16,7 +16,7 @@ from typing import Literal, final
 from vtc.ir.dims import Size
 from vtc.ir.graph import Node
 from vtc.ir.op import Op, Pointwise
-from vtc.ir.ops.attention import Attention
+from vtc.ir.ops.attention import Attention, AttentionGradient
 from vtc.ir.ops.contract import Matmul
 from vtc.ir.ops.control import Item
 from vtc.ir.ops.elementwise import Cast, Div, Division, Elementwise, Pow, Transcendental
@@ -25,7 +25,7 @@ from vtc.ir.ops.random import Random
 from vtc.ir.ops.reduce import ArgReduction, Reduction
 from vtc.ir.types import TensorType
 from vtc.passes.cost import nbytes, value
-from vtc.passes.space import Edge, Space, full, rows, space_of
+from vtc.passes.space import INDEX_FUNCTIONS, Edge, Space, full, rows, space_of
 
 Kind = Literal["flat", "rows", "heavy", "apart", "alone"]
 LARGEST = 128
@@ -34,6 +34,9 @@ LARGEST = 128
 HEAVY = (Matmul, Attention, Scattering)
 CHEAP = 3
 """Simple operations per element that a product may compute again each time it packs an operand."""
+
+BLOCK = 64
+"""Queries of which a block of attention has no more."""
 
 
 @final
@@ -186,11 +189,34 @@ def _why_not_inline(a: Group, b: Group, read: Sequence[Edge], graph: Graphwide) 
 def _why_no_prologue(a: Group, read: Sequence[Edge], work: int, graph: Graphwide) -> str:
     if work > CHEAP:
         return f"it would be computed again for each panel, {work} operations an element"
+    if work and any(_is_read_by_blocks(e, graph) for e in read):
+        return "each block of queries would compute it again"
     inside = set(a.members)
     sources = {e.source for n in a.members for e in graph.reads[n]} - inside
     comes = sum(nbytes(n.type, graph.sizes) for n in sources)
     made = sum(nbytes(n.type, graph.sizes) for n in {e.source for e in read})
     return "" if comes <= made else f"its operands are {comes} bytes and itself {made}"
+
+
+def _is_read_by_blocks(e: Edge, graph: Graphwide) -> bool:
+    """Whether several blocks of attention go over what ``e`` reads: those of queries over keys and
+    values; in the gradient those of keys over queries, too.
+    """
+    op, inputs = e.reader.op, e.reader.inputs
+    if not isinstance(op, Attention):
+        return False
+    q, k, v, *more = inputs
+    walked = [(k, q), (v, q)]
+    walked += [(q, k), (more[0], k)] if isinstance(op, AttentionGradient) else []
+    long = (x for x, by in walked if value(by.tensor.shape[-2], graph.sizes) > BLOCK)
+    return any(_origin(x) is e.source for x in long)
+
+
+def _origin(node: Node) -> Node:
+    """What ``node`` is read from by index functions alone."""
+    while isinstance(node.op, INDEX_FUNCTIONS) and node.inputs:
+        (node,) = node.inputs
+    return node
 
 
 def cost(node: Node) -> int:

@@ -6,72 +6,45 @@
     y: f32[512] = call(f, b, graph="k3", type=f32[512], at=(-1,))     # the first output
 
 Values share a *slot* where they can: a reshape with what it reshapes, a result with an operand that
-nobody reads later and that its region reads only where it writes that result (:class:`Reading`). A
-slot lies in the memory of an output, or of the param that an output overwrites, or in the arena,
-where slots alive at one time do not overlap. Symbolic sizes are planned at their upper bound; those
-without one come last, one after the other.
+nobody reads later and that its region reads only where it writes that result (:class:`Reading`).
+Values that are put one after another are parts of the slot of what they become. A slot lies in the
+memory of an output, or of the param that an output overwrites, or in the arena, where slots alive
+at one time do not overlap. Symbolic sizes are planned at their upper bound; those without one come
+last, one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from itertools import accumulate
 from typing import final
 
-from vtc.ir.dims import Ranges, Size, Sym, bounds
+from vtc.ir.dims import Size, Sym
 from vtc.ir.graph import Graph, GraphBuilder, Node, Program, rebuild, users
 from vtc.ir.op import Pointwise
 from vtc.ir.ops.control import Call, Item, StopGradient
 from vtc.ir.ops.elementwise import Elementwise
 from vtc.ir.ops.index import Scattering
+from vtc.ir.ops.pieces import pieces
 from vtc.ir.ops.view import Reshape
 from vtc.ir.types import TensorType
 from vtc.passes.cost import tensors, value
 from vtc.passes.pipeline import Context
+from vtc.passes.slots import ALIGNMENT, Slot, aligned, bounded, pack
 
-ALIGNMENT = 64
-
-
-@final
-@dataclass(eq=False)
-class Slot:
-    """Memory that values share, in use from call ``birth`` to call ``death``, both included."""
-
-    size: Size
-    birth: int
-    death: int
-    result: int = 0
-    """Which result of call ``birth`` it is."""
-    param: int | None = None
-    at: Size | None = None
-    reads: list[tuple[int, frozenset[int]]] = field(default_factory=list)
-    """The calls that read it, and which of their results may be written over it."""
-    _whole: Slot | None = field(init=False, default=None)
-
-    def whole(self) -> Slot:
-        """The slot this one has become part of."""
-        slot = self
-        while slot._whole is not None:
-            slot = slot._whole
-        return slot
-
-    def join(self, later: Slot) -> None:
-        """Become part of ``later``, which begins earlier then."""
-        later.birth, later.result = self.birth, self.result
-        later.reads = self.reads + later.reads
-        self._whole = later
+VAIN = 1.5
+"""How much more memory, times how long, values may take to lie at once where they are joined."""
 
 
 def memory(program: Program, context: Context) -> Program:
     """See the module."""
     del context
     layout = Layout(program).place()
-    fixed, growing = _split(layout.in_arena(), program.ranges)
-    top: Size = _pack(fixed)
+    fixed, growing = bounded(layout.in_arena(), program.ranges)
+    top: Size = pack(fixed)
     for slot in growing:
-        slot.at, top = top, top + _aligned(slot.size)
+        slot.at, top = top, top + aligned(slot.size)
     for p, param in enumerate(program.entry.params):
         layout.slots[param].at = -1 - len(program.entry.outputs) - p
 
@@ -108,6 +81,7 @@ class Layout:
         self.slots: dict[Node, Slot] = {}
         self.results: dict[Node, list[Slot]] = {}
         self._regions = {g.name: _reading(g) for g in program.graphs[:-1]}
+        self._pieces = {g.name: pieces(g) for g in program.graphs[:-1]}
         entry = program.entry
         for p, param in enumerate(entry.params):
             self.slots[param] = Slot(param.tensor.nbytes, -1, -1, param=p)
@@ -122,6 +96,7 @@ class Layout:
     def place(self) -> Layout:
         """Decide what shares memory; this layout."""
         self._place_outputs()
+        self._join_pieces()
         self._reuse()
         return self
 
@@ -155,12 +130,35 @@ class Layout:
             if i not in over or self._may_replace(over[i], slot):
                 slot.at = -1 - i
 
+    def _join_pieces(self) -> None:
+        """Compute what is put one after another where it is to lie."""
+        for position, node in enumerate(self.program.entry.nodes):
+            if not isinstance(node.op, Call) or not (places := self._pieces[node.op.graph]):
+                continue
+            (joined,) = self.results[node]
+            parts = [self.slots[i] for i in node.inputs]
+            if self._may_join(joined, parts, places, position):
+                for slot, offset in zip(parts, places, strict=True):
+                    slot.part(joined, offset)
+
+    def _may_join(
+        self, joined: Slot, parts: Sequence[Slot], places: Sequence[int], position: int
+    ) -> bool:
+        """Whether ``parts`` may lie in ``joined``, without holding much memory in vain."""
+        if len(set(parts)) < len(parts) or not all(s.free for s in (joined, *parts)):
+            return False
+        if not isinstance(joined.size, int) or any(at % ALIGNMENT for at in places):
+            return False
+        held = sum(value(s.size, {}) * (position - s.birth) for s in parts)
+        return joined.size * (position - min(s.birth for s in parts)) <= VAIN * held
+
     def _reuse(self) -> None:
         """Let results take the slot of an operand that is read for the last time."""
         for position, node in enumerate(self.program.entry.nodes):
             if not isinstance(node.op, Call):
                 continue
-            made = [s for s in self.results[node] if s.birth == position and s.param is None]
+            own = (s for s in self.results[node] if s.birth == position and s.param is None)
+            made = [s for s in own if s.whole() is s]
             olds = dict.fromkeys(self.slots[i].whole() for i in node.inputs)
             for slot in made:
                 old = next((o for o in olds if self._may_share(o, slot, position)), None)
@@ -175,7 +173,7 @@ class Layout:
 
     def at(self, node: Node) -> tuple[Size, ...]:
         """Where the results of a call lie, once all slots have a place."""
-        return tuple(s.at for slot in self.results[node] if (s := slot.whole()).at is not None)
+        return tuple(at for slot in self.results[node] if (at := slot.place()) is not None)
 
     def _call(self, position: int, node: Node, op: Call) -> None:
         region = self._regions[op.graph]
@@ -307,80 +305,3 @@ def _in_step(reader: Node, value: Node) -> bool:
     if isinstance(reader.op, Scattering):
         return reader.inputs.index(value) == 0 and value not in reader.inputs[1:]
     return isinstance(reader.op, Elementwise | Reshape | StopGradient)
-
-
-def _split(slots: Iterable[Slot], ranges: Ranges) -> tuple[list[tuple[Slot, int]], list[Slot]]:
-    """The slots of bounded size, with it, and the others."""
-    fixed: list[tuple[Slot, int]] = []
-    growing: list[Slot] = []
-    for slot in slots:
-        most = bounds(slot.size, ranges)[1]
-        if most is None:
-            growing.append(slot)
-        else:
-            fixed.append((slot, -(-most // ALIGNMENT) * ALIGNMENT))
-    return fixed, growing
-
-
-def floor(slots: Iterable[tuple[Slot, int]]) -> int:
-    """The most bytes that are in use at one time: no packing needs less."""
-    change: dict[int, int] = {}
-    for slot, size in slots:
-        change[slot.birth] = change.get(slot.birth, 0) + size
-        change[slot.death + 1] = change.get(slot.death + 1, 0) - size
-    return max(accumulate(change[at] for at in sorted(change)), default=0)
-
-
-def _pack(slots: Sequence[tuple[Slot, int]]) -> int:
-    """Give each slot an offset; the bytes in all. The best of several orders is taken."""
-    least = floor(slots)
-    best: dict[Slot, int] = {}
-    most: int | None = None
-    for order in _ORDERS:
-        places = _placed(sorted(slots, key=order))
-        top = max((places[slot] + size for slot, size in slots), default=0)
-        if most is None or top < most:
-            best, most = places, top
-        if top == least:
-            break
-    for slot, _ in slots:
-        slot.at = best[slot]
-    return most or 0
-
-
-_ORDERS: tuple[Callable[[tuple[Slot, int]], tuple[int, ...]], ...] = (
-    lambda s: (-s[1], s[0].birth),
-    lambda s: (-s[1] * (s[0].death - s[0].birth + 1), s[0].birth),
-    lambda s: (s[0].birth - s[0].death, -s[1], s[0].birth),
-    lambda s: (s[0].birth, -s[1]),
-    lambda s: (-s[0].death, -s[1]),
-)
-"""Which slots are placed first: the large, the large for long, the long, the early, the late."""
-
-
-def _placed(slots: Iterable[tuple[Slot, int]]) -> dict[Slot, int]:
-    """An offset for each slot, in this order, each in the tightest gap."""
-    found: dict[Slot, int] = {}
-    placed: list[tuple[int, int, int, int]] = []
-    for slot, size in slots:
-        birth, death = slot.birth, slot.death
-        taken = sorted((at, end) for at, end, b, d in placed if b <= death and birth <= d)
-        at = found[slot] = _tightest(taken, size)
-        placed.append((at, at + size, birth, death))
-    return found
-
-
-def _tightest(taken: list[tuple[int, int]], size: int) -> int:
-    """Where ``size`` bytes fit best between (or after) sorted intervals."""
-    end = 0
-    best: tuple[int, int] | None = None
-    for start, stop in taken:
-        gap = start - end
-        if gap >= size and (best is None or gap < best[0]):
-            best = gap, end
-        end = max(end, stop)
-    return end if best is None else best[1]
-
-
-def _aligned(size: Size) -> Size:
-    return (size + (ALIGNMENT - 1)) // ALIGNMENT * ALIGNMENT

@@ -136,13 +136,16 @@ def _save(joint: _Joint, sizes: Mapping[str, int]) -> list[Node]:
         single = isinstance(n.type, TensorType)  # several results are saved one by one
         return max(1, nbytes(n.type, sizes)) if single else None
 
+    def again(n: Node) -> int | None:
+        return 0 if cheap(n) else None
+
     free = set(joint.params) - joint.overwritten()
     saved = {r for r in joint.read if r in free or not cheap(r)}
     free |= saved
     for n in joint.program.entry.nodes:
         if n not in joint.late and cheap(n) and all(i in free for i in n.inputs):
             free.add(n)
-    saved |= cut([r for r in joint.read if r not in free], free, cost, cheap)
+    saved |= cut([r for r in joint.read if r not in free], free, cost, again)
     saved = _needed(joint.read, saved | (free & set(joint.params)))
     order = (*joint.params, *joint.program.entry.nodes)
     return [n for n in order if n in saved]

@@ -7,8 +7,8 @@
 A call sinks to just before its first reader if that keeps less in memory: the bytes it makes,
 against those of its inputs that live longer for it. A call that overwrites a param comes after all
 that read what was there (``dx = dh @ w`` before ``w`` is updated), where they do not depend on it.
-Of the orders that do this the one with the least bytes copied, then alive at once, then alive for
-long, is taken.
+Of the orders that do this the one with the least bytes copied, then (about) alive at once, then
+alive for long, is taken.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from heapq import heapify, heappop, heappush
 from vtc.ir.graph import Graph, Node, Program, users
 from vtc.ir.ops.control import Item
 from vtc.passes.cost import nbytes, nominal, value
-from vtc.passes.memory import Layout, floor
+from vtc.passes.memory import Layout
 from vtc.passes.pipeline import Context
+from vtc.passes.slots import floor
 
 SMALL = 64
 """Bytes that do not count."""
+
+CLOSE = 1.01
+"""Times the least of the arena: an order that is so close and lets values live less is taken."""
 
 Before = Mapping[Node, list[Node]]
 """For a call those that come before it although it does not read them."""
@@ -40,8 +44,11 @@ def schedule(program: Program, context: Context) -> Program:
         orders += [hoisted(entry, before), delayed(entry, before)]
     orders.append(prompt(entry, sizes, before))
     orders += [sunk(g, sizes, before) for g in orders if _holds(g, before)]
-    best = min(orders, key=lambda g: cost(program.with_entry(g), sizes))
-    return program if best is entry else program.with_entry(best)
+    costs = [cost(program.with_entry(g), sizes) for g in orders]
+    copied, least, _ = min(costs)
+    good = [c[0] == copied and c[1] <= least * CLOSE for c in costs]
+    _, k = min((c[2], k) for k, c in enumerate(costs) if good[k])
+    return program if orders[k] is entry else program.with_entry(orders[k])
 
 
 def cost(program: Program, sizes: Mapping[str, int]) -> tuple[int, int, int]:

@@ -12,9 +12,10 @@ and memory comes from the graph's own pool, which lives as long as the graph::
 
 The names of the statistics are PyTorch's. Any thread may call; there is one lock.
 
-Small blocks that are lent again and again cost no lock: the loans of those that are free lie on the
-shelf of their size and stream, to be taken with ``pop`` and put back with ``append``. Who does so
-says so in ``notes``, and statistics follow when somebody asks.
+Blocks of one size that are lent again and again cost no lock: the loans of those that are free lie
+on the shelf of their size and stream, to be taken with ``pop`` and put back with ``append``. Who
+does so says so in ``notes``, and statistics follow when somebody asks. Where a request finds no
+block, those on shelves are merged with their neighbours before the device is asked for more.
 
 Memory is freed when arrays die, which may be in the middle of any call: ``free`` only makes a note,
 and the next call takes the notes in. A call that is interrupted (Ctrl-C) leaves lists half changed;
@@ -45,6 +46,8 @@ from vtc.runtime.ledger import Action, Ledger
 from vtc.runtime.memory import Memory, no_memory
 from vtc.runtime.shelf import Note, Shelf, Shelves
 
+SHELVED = 32 << 20
+"""Bytes of the largest blocks that go to shelves."""
 NOTES = 4096
 """Notes after which they are taken in."""
 OWNERS = 5
@@ -55,9 +58,11 @@ OWNERS = 5
 class Allocator:
     """See the module."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, *, exact: bool = False) -> None:
         self.memory = memory
         self.limit = memory.total
+        self.exact = exact
+        """Whether each block is memory of its own: slow, but tools see what lies outside of it."""
         self._lock = threading.RLock()
         self._busy = False
         self.notes: deque[Note] = deque()
@@ -139,7 +144,7 @@ class Allocator:
 
     def may_shelve(self, block: Block) -> bool:
         """Whether a block may go to a shelf when it is free."""
-        return block.size <= SMALL and not block.segment.owner
+        return block.size <= SHELVED and not block.segment.owner and not self.exact
 
     def settle(self) -> None:
         """Take the notes in; for who makes many of them."""
@@ -309,7 +314,7 @@ class Allocator:
             self._deferred.append(block)
         elif block.uses:
             self._wait_for_uses(block)
-        elif block.size <= SMALL and segment.owner not in self._dead:
+        elif block.size <= SMALL and segment.owner not in self._dead and not self.exact:
             block.kept = True
             self._kept.setdefault((block.size, segment.stream, segment.owner), []).append(block)
         else:
@@ -321,7 +326,7 @@ class Allocator:
         if block is None:
             self._merge_kept()
             block = self._find(size, stream)
-        block = block or self._grow(size, stream) or self._last(size, stream)
+        block = block or self._grow(size, stream, nbytes) or self._last(size, stream)
         if block is None:
             self._ledger.sum["num_ooms"] += 1
             self._ledger.note("oom", 0, size, stream, where)
@@ -359,12 +364,12 @@ class Allocator:
         most = size + LARGE_SEGMENT if size >= LARGE_SEGMENT else 1 << 62
         return self._free[self._pool, stream, small].best(size, most)
 
-    def _grow(self, size: int, stream: int) -> Block | None:
+    def _grow(self, size: int, stream: int, nbytes: int = 0) -> Block | None:
         """A new segment, if the device and the limit have room for it."""
-        whole = segment_size(size)
+        whole = size if self.exact else segment_size(size)
         if self._ledger.reserved + whole > self.limit:
             return None
-        address = self.memory.reserve(whole)
+        address = self.memory.reserve(nbytes if self.exact and nbytes else whole)
         if address is None:
             return None
         segment = Segment(address, whole, stream, size <= SMALL, self._pool)
@@ -397,7 +402,8 @@ class Allocator:
             block = block.before
             block.absorb()
         self._list(block).add(block)
-        if block.whole and block.segment.owner in self._dead and not self._captures:
+        gone = self.exact or block.segment.owner in self._dead
+        if block.whole and gone and not self._captures:
             self._give_back(block)
 
     def _wait_for_uses(self, block: Block) -> None:

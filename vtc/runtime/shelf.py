@@ -1,4 +1,4 @@
-"""Small blocks that are free, and can be had without a lock.
+"""Blocks of one size that are free, and can be had without a lock.
 
 A block that is lent again and again is lent by a :class:`Loan`, whose death gives it back. The
 loans that nobody has lie on shelves, one for each size and stream. ``pop`` takes one off, which

@@ -3,13 +3,13 @@
 The method is that of Dao et al. ("FlashAttention", 2022): the largest score so far and the sum of a
 row are corrected as blocks of keys go by, in powers of two, so that scaling a score costs nothing.
 Blocks in which every query attends to every key come first and mask nothing; with ``is_causal``
-blocks above the diagonal are left out. What follows the result is computed where it
-is stored; it must read it in its own order.
+blocks above the diagonal are left out. What follows the result is computed where it is stored; it
+must read it in its own order. Keys of few queries are divided
+(:mod:`~vtc.codegen.triton.attention_parts`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -28,7 +28,6 @@ from vtc.codegen.triton.attention_blocks import (
     count,
     known,
     operand,
-    precision,
     programs,
     sizes_of,
     stores,
@@ -36,35 +35,17 @@ from vtc.codegen.triton.attention_blocks import (
     uses,
     walked,
 )
-from vtc.codegen.triton.attention_tiles import Tile, forward
+from vtc.codegen.triton.attention_parts import in_parts
+from vtc.codegen.triton.attention_scores import Scores, hole, scores_of
+from vtc.codegen.triton.attention_tiles import Tile, divided, forward
 from vtc.codegen.triton.head import Block, Head, head, index_type
+from vtc.codegen.triton.phases import Phase
 from vtc.codegen.triton.pointwise import PointwiseSpec, empty
-from vtc.codegen.triton.scalars import NAMES, TritonScalars
+from vtc.codegen.triton.scalars import TritonScalars
 from vtc.ir.dims import Size, floordiv
 from vtc.ir.graph import Node
+from vtc.ir.ops.attention import Attention
 from vtc.ir.target import Target
-from vtc.ir.types import bool_
-
-LOG2_E = 1 / math.log(2)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """How products of queries and keys become scores: times ``factor``, with a ``mask`` (which is
-    ``"bool"``, ``"added"`` or none). Scores count in powers of two, but where a mask is added: it
-    might overflow. A factor that is ``late`` is multiplied where exponentials are computed; that
-    saves a step, but scores above 2**30 or so overflow, so it is for narrow types alone.
-    """
-
-    factor: float
-    late: bool
-    mask: str
-    log2e: float
-    ln2: float
-    sum: str
-    type: str
-    precision: str
 
 
 @final
@@ -92,13 +73,15 @@ class AttentionSpec:
 
 def attention(
     region: Region, root: Node, target: Target, tile: Tile | None = None
-) -> AttentionSpec | PointwiseSpec:
+) -> AttentionSpec | PointwiseSpec | tuple[Phase, Phase]:
     """The spec of a region about ``root``, attention."""
     elements = Elements(region, TritonScalars)
     if all(0 in region.shape(o) for o in region.graph.outputs):
         return empty(elements)
-    tracer = Tracer.of(elements, root)
     tile = tile or candidates(region, root, target)[0]
+    if tile.parts > 1:
+        return in_parts(region, root, tile)
+    tracer = Tracer.of(elements, root)
     lead = elements.loops("i", tracer.shape(0)[:-2])
     q0, k0, k1 = (tracer.loop(n, tracer.shape(x)[-2]) for n, x in (("q0", 0), ("k0", 1), ("k1", 1)))
     c0, c1 = tracer.loop("c0", tracer.shape(0)[-1]), tracer.loop("c1", tracer.shape(2)[-1])
@@ -118,25 +101,10 @@ def attention(
 
 def candidates(region: Region, root: Node, target: Target) -> list[Tile]:
     """Tiles worth measuring, the one to take without first."""
-    return forward(sizes_of(region, root), root.inputs[0].tensor.dtype, target)
-
-
-def scores_of(tracer: Tracer, mask: int) -> Scores:
-    """How scores are computed; ``mask`` is the number of the operand that may be there."""
-    dtype = tracer.root.inputs[0].tensor.dtype
-    found = [n.tensor.dtype for n in tracer.root.inputs[mask:]]
-    added = any(d is not bool_ for d in found)
-    factor = tracer.op.scale if added else tracer.op.scale * LOG2_E
-    return Scores(
-        factor=factor,
-        late=factor > 0 and not added and dtype.itemsize <= 2,
-        mask="added" if added else "bool" if found else "",
-        log2e=LOG2_E,
-        ln2=math.log(2),
-        sum=NAMES[dtype.accumulate.name],
-        type=NAMES[dtype.name],
-        precision=precision(dtype),
-    )
+    sizes, dtype, op = sizes_of(region, root), root.inputs[0].tensor.dtype, region.op(root)
+    causal = isinstance(op, Attention) and op.is_causal  # then few queries have few keys
+    few = [] if causal else divided(sizes, dtype, target)
+    return [*few, *forward(sizes, dtype, target)]
 
 
 def _spec(
@@ -172,17 +140,8 @@ def _spec(
         before=before,
         inside=code.inside(reads, cond),
         walk=walk,
-        hole=_hole(tracer, Block(facts, {}, {})),
+        hole=hole(tracer, Block(facts, {}, {})),
         with_sum=uses(body, ROW_RESULT),
         stores=code.before(results, fixed),
         grid=(count(loops, blocks(q0)),),
     )
-
-
-def _hole(tracer: Tracer, printer: Block) -> str:
-    """Zero if there is a mask or nothing to attend to; else such a row has no finite score."""
-    keys = tracer.shape(1)[-2]
-    if len(tracer.root.inputs) > 3 or keys == 0:
-        return "0.0"
-    nan = 'float("nan")'
-    return nan if isinstance(keys, int) else f"tl.where({printer.size(keys)} > 0, {nan}, 0.0)"

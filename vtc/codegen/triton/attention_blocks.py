@@ -56,7 +56,8 @@ def sizes_of(region: Region, root: Node) -> Sizes:
     """What tiles of attention, or its gradient, are chosen by."""
     q, k, v = (region.shape(n) for n in root.inputs[:3])
     widest = max(columns(q[-1]), columns(v[-1]))
-    return Sizes(product(q[:-2]), q[-2], k[-2], widest)
+    group = floordiv(q[-3], k[-3]) if len(q) > 2 and k[-3] != 0 else 1
+    return Sizes(product(q[:-2]), q[-2], k[-2], widest, group)
 
 
 def conditions(facts: Facts, axes: Iterable[Axis]) -> dict[str, str]:

@@ -27,7 +27,6 @@ from vtc.codegen.attention_gradient import (
 from vtc.codegen.attention_rows import Tracer
 from vtc.codegen.loops import Body
 from vtc.codegen.region import Elements, Region
-from vtc.codegen.triton.attention import Scores, scores_of
 from vtc.codegen.triton.attention_blocks import (
     Axis,
     Code,
@@ -44,6 +43,7 @@ from vtc.codegen.triton.attention_blocks import (
     together,
     walked,
 )
+from vtc.codegen.triton.attention_scores import Scores, scores_of
 from vtc.codegen.triton.attention_tiles import Tile, backward
 from vtc.codegen.triton.head import Block, Head, head, index_type
 from vtc.codegen.triton.phases import Phase

@@ -25,31 +25,47 @@ MOST = 128
 WGMMA = 64
 """Queries below which Hopper multiplies as older ones do."""
 HOPPER = 90
+FEW = 64
+"""Most queries of a group of heads whose keys are divided."""
+LONG, TYPICAL = 512, 4096
+"""Keys from which on a second kernel, which puts parts together, is worth while; what stands for a
+symbol.
+"""
+ROUNDS = 2
+"""Parts at a time on a processor."""
+MOST_PARTS = 128
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """Blocks of ``queries`` and ``keys``, and how their kernel is built."""
+    """Blocks of ``queries`` and ``keys``, and how their kernel is built. In several ``parts``, each
+    of which has some of the keys, ``queries`` are those of all heads that share them.
+    """
 
     queries: int
     keys: int
     warps: int = 4
     stages: int = 2
+    parts: int = 1
 
     def __str__(self) -> str:
-        return f"{self.queries}x{self.keys} in {self.warps} warps, {self.stages} stages"
+        parts = f" in {self.parts} parts" if self.parts > 1 else ""
+        return f"{self.queries}x{self.keys}{parts} in {self.warps} warps, {self.stages} stages"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Heads of all batches, queries and keys of a head, and the widest block of columns."""
+    """Heads of all batches, queries and keys of a head, and the widest block of columns; keys serve
+    a ``group`` of heads.
+    """
 
     heads: Size
     queries: Size
     keys: Size
     columns: int
+    group: Size = 1
 
 
 def _tile(queries: int, keys: int, warps: int, stages: int) -> Tile:
@@ -86,6 +102,28 @@ def forward(sizes: Sizes, dtype: DType, target: Target) -> list[Tile]:
         others += (replace(first, keys=MOST, stages=2), replace(first, queries=WGMMA, warps=4))
     fitted = (_fitted(t, sizes, dtype, target, of_keys=False) for t in others)
     return list(dict.fromkeys(fitted))
+
+
+def divided(sizes: Sizes, dtype: DType, target: Target) -> list[Tile]:
+    """Tiles of few queries whose keys are divided; none where there are enough programs without."""
+    heads, queries, group = sizes.heads, sizes.queries, sizes.group
+    if not (isinstance(heads, int) and isinstance(queries, int) and isinstance(group, int)):
+        return []
+    rows, keys = queries * group, sizes.keys if isinstance(sizes.keys, int) else TYPICAL
+    if dtype.itemsize > 4 or not 0 < rows <= FEW:  # Triton 3.6 fails on some such blocks of f64
+        return []
+    if not 0 < heads // group < target.processors or keys < LONG:
+        return []
+    each = min(FORWARD[_kind(dtype, target)][_columns(sizes)].keys, WGMMA)
+    wanted = ROUNDS * target.processors // (heads // group)
+    blocks = -(-keys // each)
+    found = []
+    for least, stages in ((1, 3), (1, 2), (2, 3), (4, 3)):
+        parts = min(wanted, MOST_PARTS, blocks // least)
+        if parts > 1:
+            tile = _tile(max(LEAST, power(rows)), each, 4, stages)
+            found.append(_in_shared(replace(tile, parts=parts), sizes, dtype, target))
+    return list(dict.fromkeys(found))
 
 
 def backward(sizes: Sizes, dtype: DType, target: Target) -> list[tuple[Tile, Tile]]:
@@ -148,6 +186,13 @@ def _fitted(tile: Tile, sizes: Sizes, dtype: DType, target: Target, *, of_keys: 
     if queries < tile.queries or keys < tile.keys:
         tile = replace(tile, warps=4, stages=tile.stages + (queries == LEAST))
     tile = replace(tile, queries=queries, keys=keys)
+    return _in_shared(tile, sizes, dtype, target, of_keys=of_keys)
+
+
+def _in_shared(
+    tile: Tile, sizes: Sizes, dtype: DType, target: Target, *, of_keys: bool = False
+) -> Tile:
+    """``tile`` in the shared memory of ``target``."""
 
     def shared(tile: Tile) -> int:
         own, others = tile.queries, tile.keys

@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -74,6 +75,15 @@ def try_kernels(kernels: Sequence[Kernel], target: Target, store: Store) -> list
     if missing:
         done |= _compile_all(missing, target, store)
     return [done[key] for key in keys]
+
+
+def prepare(kernels: int, target: Target) -> None:
+    """Begin what compiles about so many kernels for ``target`` soon: the time that it takes to
+    start passes beside other work. Where it cannot be begun, compiling says so.
+    """
+    with suppress(CodegenError, CompilerError):
+        _check_triton()
+        WORKERS.begin(most(kernels), target.arch)
 
 
 def assembly(kernel: Kernel, target: Target, store: Store) -> str:

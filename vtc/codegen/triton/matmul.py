@@ -19,12 +19,21 @@ from __future__ import annotations
 from typing import Any
 
 from vtc.codegen.region import Elements, Region
-from vtc.codegen.triton.matmul_blocks import LEAST, Blocks, Sizes, ranked, typical
+from vtc.codegen.triton.matmul_blocks import (
+    LEAST,
+    Blocks,
+    Sizes,
+    Way,
+    fitting,
+    has_room,
+    ranked,
+    typical,
+)
 from vtc.codegen.triton.matmul_described import described
-from vtc.codegen.triton.matmul_parts import moved
+from vtc.codegen.triton.matmul_parts import moved, parts_of, staged, work
 from vtc.codegen.triton.matmul_tiles import MatmulSpec, dots, outer
 from vtc.codegen.triton.matmul_trace import Product, trace
-from vtc.codegen.triton.matmul_vector import vector, vector_blocks
+from vtc.codegen.triton.matmul_vector import VectorSpec, vector, vector_blocks
 from vtc.codegen.triton.pointwise import PointwiseSpec, empty
 from vtc.codegen.triton.scalars import TritonScalars
 from vtc.ir.dims import product
@@ -34,8 +43,8 @@ from vtc.ir.types import DType, f32
 
 LONG = 64
 """Length of k from which on three products on tensor cores are as exact as one in f32."""
-MOST = 8
-"""Blocks to try of one product."""
+MOST, DESCRIBED = 12, 6
+"""Ways to try of one product, and blocks that are tried with descriptors too."""
 
 
 def matmul(
@@ -45,11 +54,11 @@ def matmul(
     *,
     blocks: Blocks | None = None,
     precision: str = "",
-    descriptors: bool = False,
-) -> MatmulSpec | PointwiseSpec:
+    descriptors: bool | None = None,
+) -> MatmulSpec | VectorSpec | PointwiseSpec:
     """The spec of a region in which ``root``, a matrix product, is the one op that is not
     pointwise. What is not given is that of the first candidate; with ``descriptors``, operands are
-    loaded through them.
+    loaded through them. ``descriptors`` go with ``blocks``: with blocks alone there are none.
     """
     if 0 in region.shape(root):
         return empty(Elements(region, TritonScalars))
@@ -58,9 +67,12 @@ def matmul(
         return vector(region, root, blocks or vector_blocks(look, target)[0])
     if not _has_dot(look):
         return outer(look, blocks)
-    best = candidates(region, root, target)[0]
-    blocks, precision = blocks or best["blocks"], precision or best["precision"]
-    return dots(region, root, blocks, precision, target, descriptors=descriptors)
+    if blocks is None or not precision:
+        best = candidates(region, root, target)[0]
+        if blocks is None and descriptors is None:
+            descriptors = best.get("descriptors", False)
+        blocks, precision = blocks or best["blocks"], precision or best["precision"]
+    return dots(region, root, blocks, precision, target, descriptors=bool(descriptors))
 
 
 def candidates(region: Region, root: Node, target: Target) -> list[dict[str, Any]]:
@@ -74,14 +86,31 @@ def candidates(region: Region, root: Node, target: Target) -> list[dict[str, Any
         return [{}]
     batch = product(v.extent for v in look.batch)
     m, n, k = map(typical, look.sizes)
-    sizes = Sizes(typical(batch), m, n, k, moved(look))
+    sizes = Sizes(typical(batch), m, n, k, moved(look), work(look))
+    stored = trace(region, root, stored=True, ragged=False)
     found: list[dict[str, Any]] = []
     for precision in _precisions(look.multiplied, sizes.k):
-        best = ranked(sizes, look.multiplied, precision, target)[:MOST]
-        found += [{"blocks": b, "precision": precision} for b in best]
-    stored = trace(region, root, stored=True, ragged=False)
-    some = [c for c in found if described(stored, c["blocks"], target) is not None]
-    return [*found, *({**c, "descriptors": True} for c in some[: MOST // 2])]
+        for way in _ways(stored, sizes, precision, target):
+            more = {"descriptors": True} if way.described else {}
+            found.append({"blocks": way.blocks, "precision": precision, **more})
+    return found
+
+
+def _ways(p: Product, sizes: Sizes, precision: str, target: Target) -> list[Way]:
+    """The best of all, of ``p`` as stored; last, one that takes little of the GPU."""
+    dtype = p.multiplied
+    fit = fitting(sizes, dtype, target)
+    plain = ranked([Way(b) for b in fit], sizes, dtype, precision, target)[:MOST]
+    both = [*plain]
+    for way in plain[:DESCRIBED]:
+        b = way.blocks
+        if described(p, b, target) is not None:
+            other = Way(b, True, staged(p, b, parts_of(p, b, precision, target)))
+            if has_room(other, dtype, target):
+                both.append(other)
+    least = Way(min(fit, key=lambda b: b.stages * (b.m + b.n) * b.k))
+    best = ranked(both, sizes, dtype, precision, target)[:MOST]
+    return best if least in best else [*best, least]
 
 
 def _precisions(dtype: DType, k: int) -> tuple[str, ...]:

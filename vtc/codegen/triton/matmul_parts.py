@@ -32,6 +32,12 @@ MOST, NARROWEST = 8, 16
 BESIDE = 28
 """Registers of a thread for all but elements of the tile."""
 
+CALL, OWN = 13, 2
+"""Operations that a function or a division counts for, and that any element takes."""
+WARP_STAGE = 4096
+"""Bytes of shared memory that a warp stores at a time."""
+_SLOW = ("libdevice.", "tl.exp", "tl.log", "tl.sqrt", "tl.rsqrt", "/")
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,19 @@ def moved(p: Product) -> int:
     lets = [*(let for let in _needed(p) if _loads(let) and _spread(p, let)), *p.body.roots[2:]]
     cells = [part for let in lets for part in let.parts if isinstance(part, Cell)]
     return sum(buffers[cell.buffer].tensor.dtype.itemsize for cell in cells)
+
+
+def work(p: Product) -> int:
+    """Operations on an element of the tile after the sum, its conversion and store among them."""
+    lets = [let for let in _needed(p) if _spread(p, let)]
+    text = "".join(part for let in lets for part in let.parts if isinstance(part, str))
+    return len(lets) + CALL * sum(map(text.count, _SLOW)) + OWN
+
+
+def staged(p: Product, b: Blocks, parts: Parts) -> int:
+    """Bytes of shared memory that a part of the tile goes through on its way to be stored."""
+    width = max(n.tensor.dtype.itemsize for n in p.elements.region.graph.outputs)
+    return min(b.m * b.n // parts.count * width, WARP_STAGE * b.warps)
 
 
 def epilogue(p: Product, printer: Block, b: Blocks, kind: str, parts: Parts) -> tuple[str, ...]:

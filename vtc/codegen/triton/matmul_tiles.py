@@ -22,7 +22,7 @@ from vtc.codegen.region import Region
 from vtc.codegen.triton.head import Block, Head, ceil_div, head, index_type, power
 from vtc.codegen.triton.matmul_blocks import Blocks, resident, typical
 from vtc.codegen.triton.matmul_described import described
-from vtc.codegen.triton.matmul_parts import Parts, epilogue, parts_of, span
+from vtc.codegen.triton.matmul_parts import Parts, epilogue, parts_of, span, staged
 from vtc.codegen.triton.matmul_trace import Product, summed, trace, whole
 from vtc.codegen.triton.pointwise import decomposed
 from vtc.codegen.triton.scalars import NAMES
@@ -173,10 +173,12 @@ def _turns(p: Product, b: Blocks, precision: str, update: str, target: Target) -
     body = [f"{name} = {text}" for name, text in zip("ab", found.blocks, strict=True)]
     axes = ["tile = turn", *_tile(p, printer, b)[1:]]
     sum = Sum((b.m, b.n), b.k, body, update)
-    made = spec(p, printer, b, axes, sum, parts=parts_of(p, b, precision, target))
+    parts = parts_of(p, b, precision, target)
+    made = spec(p, printer, b, axes, sum, parts=parts)
     one = ", flatten=True" if isinstance(p.sizes[2], int) and p.sizes[2] > 0 else ""
     turns = f"tl.range(tl.program_id(0), {printer.size(tiles)}, tl.num_programs(0){one})"
-    programs = max(1, target.processors) * resident(b, p.multiplied, precision, target)
+    at_once = resident(b, p.multiplied, precision, target, staged(p, b, parts))
+    programs = max(1, target.processors) * at_once
     grid = (minimum(tiles, programs),)
     return replace(made, grid=grid, setup=found.setup, turns=turns)
 

@@ -10,6 +10,8 @@ along the reduced axes, a tile is whole rows, which are read once and stay in re
     ...
 
 Rows that are too long for that are walked in blocks, once per stage, with a tile of accumulators.
+Where so many are under way that they push each other out of the cache before they are read again,
+programs are large, and tell the cache what to keep: see :mod:`vtc.codegen.triton.hints`.
 Where memory is walked in order along a kept axis, the *lane*, a tile has that axis last. One row
 to a program is a tile of one dimension, and its results are single elements.
 """
@@ -22,6 +24,7 @@ from vtc.codegen.region import Elements, Region
 from vtc.codegen.tiles import Space, tiles
 from vtc.codegen.trace import Cell, reads
 from vtc.codegen.triton.head import ceil_div, power
+from vtc.codegen.triton.hints import read_again
 from vtc.codegen.triton.pointwise import PointwiseSpec, empty
 from vtc.codegen.triton.rows import Choice, Order, ReductionSpec, write
 from vtc.codegen.triton.scalars import TritonScalars
@@ -36,9 +39,15 @@ TILE, STEP = 2048, 4096
 """Elements of a tile of whole rows, and of one that is walked along."""
 
 LONG = 16384
-"""Elements of a row above which twice as many threads walk along it: fewer rows are under way then,
-and what is read again is still in the cache.
+"""Elements of a row above which twice as many threads walk along it."""
+
+ALL_WARPS, EACH = 32, 16
+"""The warps of a program whose rows are to stay in the cache, and the bytes that each thread asks
+for at once.
 """
+
+CROWD = 4
+"""Programs on each multiprocessor, by about which memory is kept busy without all that."""
 
 PER_THREAD, MOST_WARPS = 16, 16
 LANES, FEWEST_LANES = 64, 16
@@ -87,6 +96,8 @@ def _order(region: Region) -> Order:
 
 def _choices(order: Order, target: Target) -> list[Choice]:
     first = _lanes(order, target) if order.lane else _rows(order, target)
+    if first.keep:
+        return [first, replace(first, block=first.block // 2, warps=first.warps // 2)]
     others = [
         replace(first, warps=first.warps * 2),
         replace(first, warps=first.warps // 2),
@@ -105,6 +116,9 @@ def _rows(order: Order, target: Target) -> Choice:
     if not isinstance(length, int) or power(length) > _longest(order):
         if not isinstance(length, int):
             return Choice(1, TILE // 2, TILE // 2 // (32 * 8))
+        again = _read_again(order)
+        if again and _room(order, sum(again) * length, target) < CROWD:
+            return Choice(1, ALL_WARPS * 32 * EACH // max(again), ALL_WARPS, keep=True)
         block = STEP if length <= LONG else 2 * STEP
         return Choice(1, block, block // (32 * PER_THREAD))
     block, rows = power(length), 1
@@ -127,6 +141,25 @@ def _lanes(order: Order, target: Target) -> Choice:
     if isinstance(length, int):
         block = min(block, power(length))
     return Choice(lanes, block, _warps(lanes * block, PER_THREAD))
+
+
+def _read_again(order: Order) -> list[int]:
+    """The bytes of an element of each buffer that several walks along a row read."""
+    program = order.program.paired()
+    kept, reduced = ([v.name for v in loops] for loops in (order.kept, order.reduced))
+    again = read_again(program.body.lets, program.stages, kept, reduced)
+    params = enumerate(order.elements.region.graph.params)
+    return [p.tensor.dtype.itemsize for k, p in params if f"x{k}" in again]
+
+
+def _room(order: Order, row: Size, target: Target) -> int:
+    """How many rows of so many bytes each multiprocessor may have under way such that they stay in
+    the cache; one of its halves serves half of the multiprocessors, and may hold the same.
+    """
+    half, everything = target.l2 // 2, order.rows * row
+    if not isinstance(row, int) or (isinstance(everything, int) and everything <= half):
+        return CROWD
+    return half // (target.processors * row)
 
 
 def _longest(order: Order) -> int:

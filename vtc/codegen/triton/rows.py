@@ -20,6 +20,7 @@ from vtc.codegen.tiles import Stage, Tiles
 from vtc.codegen.trace import Cell, Let, Trace, Value, reads
 from vtc.codegen.triton.flat import Change, flattened
 from vtc.codegen.triton.head import Block, Head, ceil_div, head, index_type
+from vtc.codegen.triton.hints import hinted
 from vtc.codegen.triton.scalars import TritonScalars, literal, typed
 from vtc.codegen.triton.second import Second, Walk, second
 from vtc.ir.dims import Size, product
@@ -70,12 +71,14 @@ class ReductionSpec:
 @dataclass(frozen=True, slots=True)
 class Choice:
     """``rows`` kept indices and ``block`` reduced ones to a tile; where these are fewer than there
-    are, a program walks along.
+    are, a program walks along. With ``keep`` rows are to stay in the cache from the first walk to
+    the last.
     """
 
     rows: int
     block: int
     warps: int
+    keep: bool = False
 
 
 @final
@@ -228,7 +231,11 @@ class _Writer:
         roots = [*(m.element for m in own), *stage.stores]
         before = self.row(roots)
         mine = [n for n in wanted(self.lets, roots, self._done) if n in self._varying]
-        lines, stores = self.block.lines(mine), tuple(map(self.block.statement, stage.stores))
+        block = self.block
+        if self.loops and self.choice.keep:
+            lets, stage = hinted(self.lets, self.stages, stage)
+            block = Block(self.facts, lets, block.conditions)
+        lines, stores = block.lines(mine), tuple(map(block.statement, stage.stores))
         if self.loops:
             return self.walk(stage, own, before, lines, stores)
         self._done.update(mine)

@@ -4,6 +4,16 @@ A scalar of the trace is a block of elements, or one element where it depends on
 spelled alike. Narrow floats are f32 in registers. Arithmetic on integers wraps; division and
 remainder floor. Functions are those of libdevice, which are as exact as a C library's; ``vtc_*``
 functions are in ``templates/prelude.py.jinja``.
+
+Where a value is *coarse* (see :mod:`vtc.codegen.coarse`), shorter forms take their place. How many
+instructions of an H100 they take::
+
+    exp     libdevice.exp(x)    8       vtc_exp(x)      2
+    tanh    libdevice.tanh(x)  23       vtc_tanh(x)     9
+    div     tl.div_rn(x, y)    12       x / y           8, of which 4 are mostly skipped
+
+The divisor of a sigmoid is at least 1: ``x / y`` is near enough even in f32, and where it is coarse
+one or two instructions do.
 """
 
 from __future__ import annotations
@@ -16,9 +26,9 @@ import numpy as np
 
 from vtc.codegen.scalar import refuse_complex
 from vtc.codegen.spelling import Spelling
-from vtc.codegen.trace import INSIDE, Cell, Part, Trace, Value
+from vtc.codegen.trace import INSIDE, Cell, Let, Part, Trace, Value, needed, reads
 from vtc.errors import CodegenError
-from vtc.ir.dims import Size, Sym
+from vtc.ir.dims import Size, Sym, bounds, symbols
 from vtc.ir.scalar import Scalar
 from vtc.ir.types import DType, bool_, f32, i32, i64
 
@@ -58,6 +68,8 @@ _LIBRARY = {"round": "rint", "pow": "pow"} | {
     fn: fn for fn in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "erf", "trunc")
 }
 _BUILTIN = {"floor": "tl.floor", "ceil": "tl.ceil", "abs": "tl.abs"}
+_COARSE = {"exp": "vtc_exp", "tanh": "vtc_tanh"}
+_POWERS = ("libdevice.exp(", "vtc_exp(")
 
 
 @final
@@ -96,6 +108,9 @@ class TritonScalars(Spelling):
             return self._let(x.dtype, "-", x)
         if fn == "isnan":
             return self._let(bool_, x, " != ", x)
+        if fn in _COARSE and self.coarse and x.dtype is f32:
+            self.trace.needs.add("coarse")
+            return self._let(f32, f"{_COARSE[fn]}(", x, ")")
         name = _BUILTIN.get(fn) or f"libdevice.{_LIBRARY[fn]}"
         return self._let(x.dtype, f"{name}(", x, ")")
 
@@ -111,9 +126,7 @@ class TritonScalars(Spelling):
             return self._division(fn, x, y)
         if dtype.kind == "float":
             if fn == "div":
-                exact = dtype is f32
-                parts = ("tl.div_rn(", x, ", ", y, ")") if exact else (x, " / ", y)
-                return self._let(dtype, *parts)
+                return self._quotient(x, y)
             return self._let(dtype, x, f" {_SYMBOL[fn]} ", y)
         if dtype.kind != "int" or fn == "div":
             raise CodegenError(f"{fn}: expected numbers a kernel can divide or add, got {dtype}")
@@ -129,6 +142,8 @@ class TritonScalars(Spelling):
             known = self.trace.facts.decide(fn, x.size, y.size)
             if known is not None:
                 return self.const(known, bool_)
+        x, y = self._narrowed(x, y)
+        y, x = self._narrowed(y, x)
         return self._let(bool_, typed(x), f" {_COMPARE[fn]} ", typed(y))
 
     def select(self, condition: Scalar, x: Scalar, y: Scalar) -> Value:
@@ -207,6 +222,45 @@ class TritonScalars(Spelling):
 
     def _let(self, dtype: DType, *parts: Part, size: Size | None = None) -> Value:
         return self.trace.value(dtype, *parts, ctype=NAMES[dtype.name], size=size)
+
+    def _quotient(self, x: Value, y: Value) -> Value:
+        """``x / y`` of floats. In f32 an operator is off by 2 units in the last place."""
+        if x.dtype is not f32:
+            return self._let(x.dtype, x, " / ", y)
+        match self.trace.lets.get(y.text):
+            case Let(parts=(Value(text=e), " + ", Value() as one)) if one == self.const(1, f32):
+                power = e in self.trace.lets and self.trace.lets[e].parts[0] in _POWERS
+            case _:
+                power = False
+        if power and self.coarse:
+            self.trace.needs.add("coarse")
+            inverse = self._let(f32, "vtc_inverse(", y, ")")
+            return inverse if x == self.const(1, f32) else self._let(f32, x, " * ", inverse)
+        if power or self.coarse:
+            return self._let(f32, x, " / ", y)
+        return self._let(f32, "tl.div_rn(", x, ", ", y, ")")
+
+    def _narrowed(self, x: Value, y: Value) -> tuple[Value, Value]:
+        """Both in i32, if that changes no comparison and ``x`` is an index along a loop that ``y``
+        does not depend on: ``y`` is changed before the loop then.
+        """
+        if x.dtype is not i64 or x.size is None or y.size is not None:
+            return x, y
+        least, most = bounds(x.size, self.trace.facts.ranges)
+        along = symbols(x.size)
+        if least is None or most is None or not -(2**31) < least <= most < 2**31 - 1:
+            return x, y
+        if not along or along & self._loops(y):
+            return x, y
+        near = ("tl.minimum(tl.maximum(", y, f", {least - 1}), {most + 1})")
+        return self.from_index(x.size, i32), self._let(i32, "tl.cast(", *near, ", tl.int32)")
+
+    def _loops(self, x: Value) -> frozenset[str]:
+        """The loop variables and checked indices that ``x`` depends on."""
+        lets = self.trace.lets
+        roots = [Let("", "", (x,))]
+        read = frozenset().union(*map(reads, (*needed(lets, roots), *roots)))
+        return read - lets.keys()
 
     def _plain(self, x: Value, dtype: DType) -> Value:
         if x.dtype is dtype:

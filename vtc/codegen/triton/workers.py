@@ -1,7 +1,8 @@
 """The processes that compile Triton kernels, kept from one build to the next.
 
-A process needs a third of a second before its first kernel, and a kernel a tenth. They are begun as
-they are needed, each answers one order at a time, and they end when nothing was asked of them for
+A process needs a third of a second before its first kernel (more where Triton was not read from
+disk yet), and a kernel a tenth or more. They are begun as they are needed, or ahead of that
+(``begin``). Each answers one order at a time, and they end when nothing was asked of them for
 ``IDLE`` seconds, when Python ends, or with the crew that waits for them::
 
     with Crew(most(len(orders))) as crew:
@@ -84,6 +85,11 @@ class Workers:
         else:
             _end([worker])
         return answer
+
+    def begin(self, count: int, arch: int) -> None:
+        """Let ``count`` workers be ready soon; nobody waits for them."""
+        for _ in range(count - sum(w.arch == arch for w in list(self._idle))):
+            self._give(_Worker(arch))
 
     def close(self) -> None:
         """End the idle workers."""

@@ -19,6 +19,7 @@ from vtc.frontend.functions.promotion import (
     number,
     plain,
     pointwise,
+    promoted,
     result_type,
 )
 from vtc.frontend.source import located
@@ -55,25 +56,38 @@ from vtc.ir.types import bool_
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
 
+_ADD, _SUB, _MUL, _NEG = Add(), Sub(), Mul(), Neg()
+
 
 # arithmetic
 
 
 def add(input: Value, other: Value, *, alpha: Value = 1) -> Tensor:
     """``input + alpha * other``; two bool tensors give their logical or."""
-    other = scaled(other, alpha)
-    return pointwise(LogicalOr() if result_type(input, other) is bool_ else Add(), input, other)
+    if type(alpha) is not int or alpha != 1:
+        other = scaled(other, alpha)
+    found = dispatch.shortcut(_ADD, input, other)
+    if found is not None:
+        return found
+    return promoted(LogicalOr() if result_type(input, other) is bool_ else _ADD, input, other)
 
 
 def sub(input: Value, other: Value, *, alpha: Value = 1) -> Tensor:
     """``input - alpha * other``. TypeCheckError for two bools: use ``^``."""
+    one = type(alpha) is int and alpha == 1
+    found = dispatch.shortcut(_SUB, input, other) if one else None
+    if found is not None:
+        return found
     _no_bools("sub", "`-` of two bools is not supported, use `^` or logical_xor", input, other)
-    return pointwise(Sub(), input, scaled(other, alpha))
+    return promoted(_SUB, input, scaled(other, alpha))
 
 
 def mul(input: Value, other: Value) -> Tensor:
     """``input * other``; two bool tensors give their logical and."""
-    return pointwise(LogicalAnd() if result_type(input, other) is bool_ else Mul(), input, other)
+    found = dispatch.shortcut(_MUL, input, other)
+    if found is not None:
+        return found
+    return promoted(LogicalAnd() if result_type(input, other) is bool_ else _MUL, input, other)
 
 
 def div(input: Value, other: Value, *, rounding_mode: str | None = None) -> Tensor:
@@ -173,8 +187,11 @@ def _known_power(x: Tensor, power: float) -> Tensor | None:
 
 def neg(input: Tensor) -> Tensor:
     """``-input``. TypeCheckError for bool: use ``~``."""
+    found = dispatch.shortcut(_NEG, input)
+    if found is not None:
+        return found
     _no_bools("neg", "`-` of a bool is not supported, use `~` or logical_not", input)
-    return pointwise(Neg(), input)
+    return promoted(_NEG, input)
 
 
 def abs(input: Tensor) -> Tensor:

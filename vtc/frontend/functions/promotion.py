@@ -173,6 +173,12 @@ def expand_to(name: str, x: Tensor, shape: Sequence[Size]) -> Tensor:
 
 def pointwise(op: Elementwise, *values: Value) -> Tensor:
     """``op`` on operands promoted as its class says, broadcast against each other."""
+    found = dispatch.shortcut(op, *values)
+    return promoted(op, *values) if found is None else found
+
+
+def promoted(op: Elementwise, *values: Value) -> Tensor:
+    """:func:`pointwise` of a call that is not known yet."""
     dtype = result_type(*values)
     return dispatch.apply(
         op, *meet(op.name, floating(dtype) if op.promotion == "float" else dtype, *values)
@@ -256,7 +262,11 @@ def checked(name: str, value: Number, dtype: DType) -> Number:
 
 def cast(x: Tensor, dtype: DType) -> Tensor:
     """``x`` as ``dtype``; ``x`` itself where it has that already."""
-    return x if x.type.dtype is dtype else dispatch.apply(Cast(dtype=dtype), x)
+    if x.type.dtype is dtype:
+        return x
+    op = Cast(dtype=dtype)
+    found = dispatch.shortcut(op, x)
+    return dispatch.apply(op, x) if found is None else found
 
 
 def to_float(x: Tensor) -> Tensor:

@@ -101,11 +101,11 @@ class Silu(Activation):
 
     def decompose(self, *inputs: Expr) -> Expr:
         (x,) = inputs
-        return x * sigmoid(x)
+        return x * x.apply(Sigmoid())
 
     def slope(self, x: Expr, out: Expr) -> Expr:
         x = wide(x)
-        y = sigmoid(x)
+        y = x.apply(Sigmoid())
         return y * (x * (1.0 - y) + 1.0)
 
     @classmethod
@@ -136,14 +136,15 @@ class Gelu(Activation):
             density = (x * x * -0.5).exp() * (1.0 / math.sqrt(2.0 * math.pi))
             return self._share(x) + x * density
         share = self._share(x)
-        inner = x * x * (3.0 * _CUBIC * _SCALE) + _SCALE
-        return share + x * share * (1.0 - share) * inner * 2.0
+        inner = x * x * (6.0 * _CUBIC * _SCALE) + 2.0 * _SCALE
+        return share + x * share * (1.0 - share) * inner
 
     def _share(self, x: Expr) -> Expr:
         """The factor of ``x``: in ``[0, 1]``."""
         if self.approximate == "none":
             return ((x * math.sqrt(0.5)).op("erf") + 1.0) * 0.5
-        return ((x * (x * x * _CUBIC + 1.0) * _SCALE).tanh() + 1.0) * 0.5
+        # (1 + tanh(z)) / 2, which is cheaper so, and exact where tanh(z) is about -1.
+        return (x * (x * x * (2.0 * _CUBIC * _SCALE) + 2.0 * _SCALE)).apply(Sigmoid())
 
     @classmethod
     def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:

@@ -77,7 +77,7 @@ class Lease(np.ndarray[Any, np.dtype[Any]]):
     def used_by(self, stream: int) -> None:
         """Say that ``stream`` works with the memory: given back, it waits for that."""
         ground = self.base
-        if stream != ground.block.segment.stream:
+        if ground.block is not None and stream != ground.block.segment.stream:
             ground.block.uses.add(stream)
 
     def __del__(self) -> None:
@@ -203,6 +203,27 @@ def _lent(nbytes: int, here: Gpu, stream: int, where: str, shelf: Shelf) -> Leas
 def root_array(shape: tuple[int, ...], dtype: np.dtype[Any], lease: Lease) -> DeviceArray:
     """A dense array over the memory of ``lease``, from its start."""
     return np.ndarray.__new__(DeviceArray, shape, dtype, lease)
+
+
+def foreign(owner: Any, address: int, nbytes: int, device: int) -> Lease:
+    """Memory that another library gave, kept until the last array over it dies.
+
+    ``owner`` holds it for as long as it lives.
+    """
+    ground = np.asarray(_Foreign(owner, address, nbytes)).view(_Ground)
+    ground.block, ground.place = None, device
+    return ground.view(Lease)
+
+
+@final
+class _Foreign:
+    """Bytes at an address, and who owns them."""
+
+    def __init__(self, owner: Any, address: int, nbytes: int) -> None:
+        self.owner = owner
+        self.__array_interface__ = {
+            "version": 3, "typestr": "|u1", "shape": (nbytes,), "data": (address, False)
+        }  # fmt: skip
 
 
 def strided(

@@ -53,10 +53,12 @@ def to_host(array: DeviceArray, *, non_blocking: bool = False) -> Array:
         source = dense(array)
         make = pinned_empty if non_blocking else empty_on_host
         target = make(array.shape, array.dtype)
+        turn = here.launches.turn.value
         here.driver.copy(here.index, address(target), address(source), source.nbytes, here.stream)
         if non_blocking:
             _hold(target, here.index, here.stream)
             return target
+        here.launches.waited(turn, here.stream)
     if here.pending:
         here.settle()
     return target

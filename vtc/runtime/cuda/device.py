@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
+from vtc.config import config
 from vtc.errors import DeviceError
 from vtc.runtime.allocator import Allocator
 from vtc.runtime.cuda.driver import Driver, Facts, driver
+from vtc.runtime.cuda.launches import Launches
 from vtc.runtime.device import Device
 
 OLDEST = (8, 0)
@@ -50,11 +52,12 @@ class Gpu:
                 f"cuda:{index}: expected compute capability {_dotted(OLDEST)} or newer, "
                 f"got {_dotted(self.facts.capability)} ({self.facts.name})"
             )
-        self.allocator = Allocator(_Memory(driver, index, self.facts))
+        self.allocator = Allocator(_Memory(driver, index, self.facts), exact=config().cuda_guard)
         self.pending: list[Check] = []
         """A check is called again until it gives True; one that raises is dropped."""
         self.pools: dict[int, Iterator[int]] = {}
         """Streams to hand out, by priority."""
+        self.launches = Launches(index)
         self.here = _Here()
         """``current``: the current stream of this thread."""
 
@@ -73,10 +76,12 @@ class Gpu:
 
     def synchronize(self, stream: int | None = None) -> None:
         """Wait for a stream, or for everything; then raise what went wrong."""
+        turn = self.launches.turn.value
         if stream is None:
             self.driver.synchronize(self.index)
         else:
             self.driver.synchronize_stream(self.index, stream)
+        self.launches.waited(turn, stream)
         if self.pending:
             self.settle()
 

@@ -35,6 +35,7 @@ from vtc.runtime.cuda.copies import clone, write
 from vtc.runtime.cuda.device import gpu
 from vtc.runtime.cuda.graph import blaming, quick
 from vtc.runtime.cuda.instance import Instance, Instances, Program
+from vtc.runtime.cuda.single import Single, fitting
 from vtc.runtime.cuda.steps import ALIGNMENT, Layout, lay_out, number_cells
 from vtc.runtime.fit import Fit
 from vtc.runtime.lease import CLAIMS, Claim
@@ -119,6 +120,21 @@ class CudaExecutable:
                 return None
         return Bound(self, self._layout(inputs), inputs, varying, numbers)
 
+    def single(self, inputs: Sequence[Array], shape: tuple[int, ...]) -> Single | None:
+        """A call on inputs of these shapes whose one output is shown in ``shape``; None where it
+        takes more than one launch.
+        """
+        layout = self._layout(inputs)
+        node = None if self._fit.written else fitting(layout, len(inputs))
+        if node is None:
+            return None
+        made = shape, self.plan.outputs[0].dtype.numpy
+        function = self._loaded().functions[node.kernel.symbol]
+        return Single(
+            self._gpu, node, function, len(inputs), made,
+            name=self.plan.name, where=self._where, patcher=self._patcher,
+        )  # fmt: skip
+
     def _call(self, inputs: Sequence[Array]) -> list[Array]:
         layout = self._layout(inputs)
         instance = self._instances.take(self._gpu.stream)  # lost if interrupted: the pool knows
@@ -142,10 +158,13 @@ class CudaExecutable:
         return found
 
     def _instance(self, stream: int) -> Instance:
+        return Instance(self._loaded(), stream)
+
+    def _loaded(self) -> Program:
         with self._loading:
             if self._program is None:
                 self._program = self._load()
-        return Instance(self._program, stream)
+            return self._program
 
     def _load(self) -> Program:
         """The kernels on the device. RunError naming the kernel that cannot be there."""
@@ -307,9 +326,8 @@ class Bound:
             for p, k in self._varying:
                 table[p] = places[k]
             made = self._outputs(instance, stream)
-            if numbers:
-                for k, cell in enumerate(instance.values):
-                    cell.value = numbers[k]
+            for k, cell in enumerate(instance.values):
+                cell.value = numbers[k]
             ready = instance.ready
             if ready is None:
                 ready = instance.ready = instance.replay(self._layout)

@@ -29,6 +29,7 @@ from vtc.errors import OutOfMemoryError, RunError, VtcError
 from vtc.ir.plan import Kernel
 from vtc.runtime.cuda.cells import CELL, Cells
 from vtc.runtime.cuda.interface import Driver
+from vtc.runtime.cuda.launches import HINT, Launches, Mark
 from vtc.runtime.cuda.steps import POINTER, Layout, Move, Node, Place, Run
 
 ENTRY = "vtc_graph_run"
@@ -42,7 +43,6 @@ DRIVER = (
 )
 """What the C function calls, in the order of its fields."""
 _UNKNOWN = (1 << 64) - 1
-_HINT = "VTC_CUDA_GRAPHS=0 CUDA_LAUNCH_BLOCKING=1 names the kernel"
 Words = ctypes.Array[ctypes.c_uint64]
 Quick = Callable[[Any], int]
 
@@ -62,6 +62,7 @@ class Side:
     numbers: ctypes.Array[ctypes.c_uint8]
     number_bytes: ctypes.c_uint64
     cells: Cells | None
+    launches: Launches
 
 
 def quick(patcher: Path | None, driver: Driver) -> tuple[Quick, tuple[int, ...]] | None:
@@ -91,6 +92,7 @@ class Replay:
         self.layout = layout
         self._side = side
         self._functions = functions
+        self._mark = side.launches.mark(side.name, side.stream)
         self._words = words = _Words(layout, side.cells)
         self._graph: _Graph | None = None
         self.quick: Callable[[], int] | None = None
@@ -103,7 +105,8 @@ class Replay:
                 words.forget()  # the nodes know, but the tables are not written yet
             if quick is not None:
                 function, calls = quick
-                self._fields = _fields(side, layout, functions, words, self._graph, calls)
+                made = self._graph, calls, self._mark
+                self._fields = _fields(side, layout, functions, words, *made)
                 self.quick = partial(function, ctypes.byref(self._fields[0]))
 
     def launch(self) -> None:
@@ -133,6 +136,7 @@ class Replay:
         if side.number_bytes.value:
             at = ctypes.addressof(side.numbers)
             self._write(layout.numbers, at, side.number_bytes.value)
+        side.launches.note(self._mark)
         if self._graph is None:
             for k, node in enumerate(layout.nodes):
                 self._one(k, node)
@@ -143,7 +147,8 @@ class Replay:
         except OutOfMemoryError:
             raise
         except RunError as error:
-            raise RunError(f"{error}\n  in {side.name}; {_HINT}") from error
+            hint = "" if HINT in str(error) else f"; {HINT}"
+            raise RunError(f"{error}\n  in {side.name}{hint}") from error
 
     def _write(self, to: int, source: int, nbytes: int) -> None:
         """Copy from the host into the arena."""
@@ -314,6 +319,7 @@ def _fields(
     words: _Words,
     graph: _Graph,
     calls: tuple[int, ...],
+    mark: Mark,
 ) -> tuple[Words, ...]:
     """``vtc_graph`` of ``patch.c.jinja``, and what it points to."""
     sites = [s for slot in words.sites for s in slot]
@@ -340,6 +346,8 @@ def _fields(
         words.address,
         layout.table_bytes,
         layout.tables,
+        ctypes.addressof(side.launches.turn),
+        ctypes.addressof(mark.last),
     ]
     return (ctypes.c_uint64 * len(head))(*head), firsts, flats, listed, queued
 

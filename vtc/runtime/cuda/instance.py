@@ -87,7 +87,7 @@ class Instance:
         at = ctypes.c_uint64(stream)
         self._side = Side(
             fit.plan.name, gpu.driver, gpu.index, at, self.table, self.numbers, self.number_bytes,
-            self.cells,
+            self.cells, gpu.launches,
         )  # fmt: skip
         self.filled: object = None
         self.ready: Replay | None = None
@@ -123,6 +123,12 @@ class Instance:
             self._arena = allocate(nbytes, self._side.device, self._side.name)
             self.table[slot] = address(self._arena)
         return self.table[slot]
+
+    def trim(self) -> None:
+        """Give the arena back to the allocator; the next call takes another."""
+        self.filled, self.ready = None, None
+        self._arena = None
+        self.table[-1] = 0
 
     def replay(self, layout: Layout) -> Replay:
         """The launches of ``layout``; there is room for it, and the table is filled."""
@@ -165,6 +171,7 @@ class Instances:
         self.waiting = 0
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+        _pools.add(self)
 
     def take(self, stream: int) -> Instance:
         """The instance of ``stream``; waits while another thread has it."""
@@ -183,6 +190,17 @@ class Instances:
         """Let waiting threads look again."""
         with self._lock:
             self._changed.notify_all()
+
+    def trim(self) -> None:
+        """Give the arenas of those back that nobody has."""
+        for mine in list(self.idle.values()):
+            idle: list[Instance] = []
+            with suppress(IndexError):
+                while True:
+                    idle.append(mine.pop())
+            for instance in idle:
+                instance.trim()
+                self.give_back(instance)
 
     def _wait(self, stream: int) -> Instance:
         with self._lock:
@@ -212,6 +230,15 @@ class Instances:
                 found.move(stream)
                 return found
         return None
+
+
+def trim() -> None:
+    """Give the arenas that no call is using back to the allocators of their devices."""
+    for pool in list(_pools):
+        pool.trim()
+
+
+_pools: weakref.WeakSet[Instances] = weakref.WeakSet()
 
 
 def _leave(cells: Cells, stream: ctypes.c_uint64) -> None:

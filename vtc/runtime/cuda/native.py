@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any, final
 
 from vtc import lazy
 from vtc.errors import DeviceError, OutOfMemoryError, RunError
+from vtc.runtime.cuda.failures import (
+    NO_DEVICE,
+    NOT_READY,
+    OUT_OF_MEMORY,
+    failure,
+    no_context,
+    no_module,
+)
 from vtc.runtime.cuda.interface import Facts, Grid
+from vtc.runtime.cuda.launches import blame
 
 if TYPE_CHECKING:
     from vtc.ir.plan import Binary
@@ -29,12 +38,6 @@ OLDEST = 12_000
 WARP = 32
 STATIC_SHARED = 48 << 10
 """Bytes of shared memory that a kernel gets without asking."""
-
-_OUT_OF_MEMORY, _NOT_INITIALIZED, _NO_DEVICE, _NOT_READY = 2, 3, 100, 600
-_NO_DEVICES = frozenset([46, 101, 802, 803, 804])
-"""Errors of a device that cannot be used: taken by another process, wrong number, mismatches."""
-_LOST = frozenset([214, 220, 700, 702, 710, 714, 715, 716, 717, 718, 719])
-"""Errors after which a context is dead: CUDA answers every later call with the same one."""
 
 bindings = lazy.module(MODULE, extra="cuda13")
 
@@ -80,7 +83,7 @@ class CudaDriver:
     def reserve(self, device: int, nbytes: int) -> int | None:
         self._use(device)
         code, address = self._api.cuMemAlloc(nbytes)
-        if code == _OUT_OF_MEMORY:
+        if code == OUT_OF_MEMORY:
             return None
         self._check("cuMemAlloc", code)
         return int(address)
@@ -93,7 +96,7 @@ class CudaDriver:
         self._use(self._any())
         flags = self._api.CU_MEMHOSTALLOC_PORTABLE | self._api.CU_MEMHOSTALLOC_DEVICEMAP
         code, address = self._api.cuMemHostAlloc(nbytes, flags)
-        if code == _OUT_OF_MEMORY:
+        if code == OUT_OF_MEMORY:
             raise OutOfMemoryError(f"pinned memory: expected {nbytes} bytes of the host, got none")
         self._check("cuMemHostAlloc", code)
         return int(address)
@@ -231,6 +234,7 @@ class CudaDriver:
 
     def instantiate(self, device: int, graph: int) -> int:
         self._use(device)
+        # Without flags, nodes have the priority of the stream that the graph is launched on.
         return int(self._get("cuGraphInstantiate", graph, 0)[0])
 
     def set_kernel_params(
@@ -303,7 +307,7 @@ class CudaDriver:
         except (RuntimeError, OSError):
             return 0, "expected an NVIDIA driver, found none (libcuda.so.1): install one"
         api = self._api = sys.modules[MODULE]
-        if code == _NO_DEVICE:
+        if code == NO_DEVICE:
             return 0, "expected an NVIDIA GPU, found none; CUDA_VISIBLE_DEVICES may hide them"
         if code:
             return 0, f"expected a working NVIDIA driver, got {self._words('cuInit', code)}"
@@ -334,7 +338,11 @@ class CudaDriver:
         with self._lock:
             if device not in self._contexts:
                 handle = self._get("cuDeviceGet", device)[0]
-                self._contexts[device] = self._get("cuDevicePrimaryCtxRetain", handle)[0]
+                what = "cuDevicePrimaryCtxRetain"
+                code, context = self._api.cuDevicePrimaryCtxRetain(handle)
+                if code:
+                    raise no_context(device, self._words(what, code), int(code))
+                self._contexts[device] = context
             return self._contexts[device]
 
     def _any(self) -> int:
@@ -371,7 +379,12 @@ class CudaDriver:
         self._use(device)
         what = f"loading {binary.name}"
         code, module = self._api.cuModuleLoadData(binary.cubin)
-        self._check(what, code)
+        if code:
+            facts, version = self.facts(device), int(self._get("cuDriverGetVersion")[0])
+            major, minor = facts.capability
+            there = f"compute capability {major}.{minor} ({facts.name})"
+            error = no_module(self._words(what, code), int(code), there, version)
+            raise error or self._error(what, int(code))
         code, function = self._api.cuModuleGetFunction(module, binary.name.encode())
         self._check(what, code)
         if binary.shared > STATIC_SHARED:
@@ -416,7 +429,7 @@ class CudaDriver:
 
     def _ready(self, name: str, handle: int) -> bool:
         code = getattr(self._api, name)(handle)[0]
-        if code == _NOT_READY:
+        if code == NOT_READY:
             return False
         self._check(name, code)
         return True
@@ -427,21 +440,8 @@ class CudaDriver:
 
     def _error(self, what: str, code: int) -> Exception:
         words = self._words(what, code)
-        if code == _OUT_OF_MEMORY:
-            return OutOfMemoryError(words)
-        if code == _NOT_INITIALIZED and os.getpid() != self._process:
-            return DeviceError(
-                f"{words}: expected the process that began to use CUDA, got a fork of it: "
-                "start processes with the method 'spawn'"
-            )
-        if code in _NO_DEVICES or code == _NO_DEVICE:
-            return DeviceError(words)
-        if code in _LOST:
-            words += (
-                "\n  work that was given to the device before failed, and the device can do no "
-                "more for this process: restart it"
-            )
-        return RunError(words)
+        forked = os.getpid() != self._process
+        return failure(words, code, blamed=blame(self._any()), forked=forked)
 
     def _words(self, what: str, code: int) -> str:
         result = self._api.CUresult

@@ -7,11 +7,9 @@ kernels that take their pointers from one::
 
     layout = lay_out(fit, (64,), binaries)
     layout.nodes[1]       # Run(kernel=..., grid=(8, 1, 1), places=(Place(0), Place(3, 256)), ...)
-    layout.nodes[1].after # (0,): it touches memory that node 0 touches
+    layout.nodes[1].after # (0,): it reads what node 0 writes
 
-Steps without bytes or blocks are left out. A kernel may write whatever it is given but inputs that
-nothing overwrites. So two nodes run in the order of the plan if they have another slot in common,
-and at once if not.
+Steps without bytes or blocks are left out. What waits for what, the plan says.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast, final
 
-from vtc.ir.plan import Arena, Binary, Copy, Input, Kernel, Launch, Output, Ref
+from vtc.ir.plan import Arena, Binary, Copy, Input, Kernel, Launch, Output, Plan, Ref
 from vtc.runtime.cuda.interface import Grid
 from vtc.runtime.fit import Fit, shape_at, size_at
 
@@ -121,12 +119,11 @@ def lay_out(fit: Fit, key: tuple[int, ...], binaries: Mapping[str, Binary]) -> L
         if kernel.build is not None and kernel.build.table:
             node, table = replace(node, table=table), table + POINTER * len(node.places)
         nodes.append(node)
-    read_only = frozenset(range(len(plan.inputs))) - frozenset(fit.written)
     numbers = _rounded(end)
     tables = numbers + ALIGNMENT * len(number_cells(fit))
     return Layout(
         key=key,
-        nodes=_ordered([n for n in nodes if _happens(n)], read_only),
+        nodes=_ordered(plan, nodes),
         slots=arena + 1,
         arena=tables + table,
         numbers=numbers,
@@ -179,29 +176,19 @@ def _rounded(n: int, to: int = ALIGNMENT) -> int:
     return -(-n // to) * to
 
 
-def _ordered(nodes: Iterable[Node], read_only: frozenset[int]) -> tuple[Node, ...]:
-    """``nodes`` with what each runs after: nothing that another of those runs after anyway.
+def _ordered(plan: Plan, nodes: Iterable[Node]) -> tuple[Node, ...]:
+    """The ``nodes`` that happen, with the numbers of those that each runs after.
 
-    Slots that are ``read_only`` order nothing.
+    What waits for a step that does not happen waits for what that would have waited for.
     """
     found: list[Node] = []
-    before: list[int] = []  # of each node, those that run before it, as bits
-    last: dict[int, int] = {}  # of each slot, the node that had it last
-    for k, node in enumerate(nodes):
-        slots = {p.slot for p in _touched(node)} - read_only
-        after: list[int] = []
-        mine = 0
-        for j in sorted({last[s] for s in slots if s in last}, reverse=True):
-            if not mine >> j & 1:
-                after.append(j)
-                mine |= before[j] | 1 << j
-        before.append(mine)
-        last.update(dict.fromkeys(slots, k))
-        found.append(replace(node, after=tuple(after)))
+    ends: list[tuple[int, ...]] = []  # of each step, the nodes after which it is done
+    for node in nodes:
+        before = plan.after[node.step] if plan.after else range(node.step)[-1:]
+        after = tuple(dict.fromkeys(k for j in before for k in ends[j]))
+        if _happens(node):
+            ends.append((len(found),))
+            found.append(replace(node, after=after))
+        else:
+            ends.append(after)
     return tuple(found)
-
-
-def _touched(node: Node) -> tuple[Place, ...]:
-    if isinstance(node, Move):
-        return node.target, node.source
-    return node.places if node.scratch is None else (*node.places, node.scratch)
