@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vtc
-from vtc.errors import OutOfMemoryError, RunError
+from vtc.errors import DeviceError, OutOfMemoryError, RunError
 from vtc.ir.plan import Binary
 from vtc.runtime.buffer import address
 from vtc.runtime.cuda.array import empty, used_by
@@ -249,7 +249,7 @@ def test_a_graph_of_copies_and_fills():
 
 
 def test_kernels_that_cannot_be_loaded():
-    with pytest.raises(RunError, match="loading k: CUDA_ERROR_"):
+    with pytest.raises(DeviceError, match="loading k: CUDA_ERROR_"):
         driver().module(0, Binary(name="k", cubin=b"not a cubin", warps=1))
     with pytest.raises(
         RunError, match=r"k: expected at most \d+ bytes of shared memory, got 1048576"

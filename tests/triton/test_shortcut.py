@@ -217,3 +217,9 @@ def test_another_driver_is_asked_anew(sim):
         y = vtc.ones(3, device="cuda")
         assert (y + 1).tolist() == [2.0] * 3
         assert other.calls["launch"] or other.calls["copy"]
+
+
+def test_a_program_without_inputs(sim):
+    for _ in range(LOOKS + 1):
+        assert vtc.linspace(1.0, 2.0, 1, device="cuda").tolist() == [1.0]
+        assert vtc.arange(3, device="cuda").tolist() == [0, 1, 2]

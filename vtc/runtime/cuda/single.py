@@ -75,7 +75,7 @@ class Single:
         self._patcher = patcher if all(self._calls) else None
         self._idle: list[Ready] = []
 
-    def call(self, a: int, b: int = 0, c: int = 0) -> tuple[Array, int]:
+    def call(self, a: int = 0, b: int = 0, c: int = 0) -> tuple[Array, int]:
         """The output and its address, given the addresses of the inputs, 16-byte aligned."""
         gpu, stream, notes = self._gpu, self._here.current, self._notes
         where, nbytes = self._where, self._nbytes
