@@ -5,6 +5,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 GRAPHS ?= 2000
+COUNT ?= 5000
 SEED ?= 0
 BASE ?= HEAD~1
 HEAD ?= HEAD
@@ -16,10 +17,10 @@ TRITON_BIN := .venv-triton/bin
 TRITON_TEST = $(TRITON_BIN)/python -m pytest tests/triton $(PYTEST_ARGS) || test $$? -eq 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup triton parity demo test test-all fuzz check golden bench peers replay clean
+.PHONY: help setup triton parity demo test test-all fuzz fuzz-packages fuzz-native check golden bench peers replay clean
 
 help: ## print this list
-	@awk -F ': *[^#]*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ': *[^#]*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.stamp ## create .venv with vtc (editable) and the test tools
 
@@ -40,6 +41,12 @@ test-all: .venv/.stamp .venv-triton/.stamp ## run every test; what this machine 
 
 fuzz: .venv/.stamp ## random graphs through the whole compiler (GRAPHS=2000 SEED=0)
 	$(BIN)/python tests/property/fuzz.py --graphs $(GRAPHS) --seed $(SEED) --keep
+
+fuzz-packages: .venv/.stamp ## damaged packages through the loader (COUNT=5000 SEED=0)
+	$(BIN)/python tests/package/fuzz_package.py --count $(COUNT) --seed $(SEED)
+
+fuzz-native: .venv/.stamp ## damaged packages through the C runtime under sanitizers (COUNT=5000 SEED=0)
+	$(BIN)/python tests/package/fuzz_native.py --count $(COUNT) --seed $(SEED)
 
 check: .venv/.stamp ## run what CI runs besides tests: ruff, mypy, import-linter
 	$(BIN)/ruff check --output-format concise .

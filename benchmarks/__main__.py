@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("compile_time", "gpt_step", "memory", "cpu")
+BENCHMARKS = ("compile_time", "gpt_step", "memory", "cpu", "packages")
 
 
 def main() -> None:

@@ -27,12 +27,15 @@ _TABLE: dict[str, tuple[str, ...]] = {
     "vtc.ir.evaluate": ("evaluate",),
     "vtc.runtime.device": ("device=Device",),
     "vtc.runtime.threads": ("set_num_threads get_num_threads",),
-    "vtc.errors": ("VtcError",),
+    "vtc.runtime.package": ("load",),
+    "vtc.errors": ("VtcError PackageError",),
     "vtc.frontend.tensor": ("Tensor",),
     "vtc.frontend.jit": ("compile", "mark_dynamic"),
     "vtc.frontend.transform": ("grad", "value_and_grad"),
     "vtc.frontend.autocast": ("autocast",),
     "vtc.frontend.checkpoint": ("checkpoint",),
+    "vtc.frontend.weights": ("save_file load_file",),
+    "vtc.frontend.export": ("export EntryPoint",),
     "vtc.frontend.eager": ("stats",),
     "vtc.frontend.dispatch": (
         "no_grad enable_grad set_grad_enabled is_grad_enabled=grad_enabled set_default_device",
@@ -47,8 +50,8 @@ _TABLE: dict[str, tuple[str, ...]] = {
     ),
     "vtc.frontend.functions.contract": ("matmul mm bmm mv dot outer addmm baddbmm",),
     "vtc.frontend.functions.creation": (
-        "tensor as_tensor from_numpy full zeros ones empty full_like zeros_like ones_like",
-        "empty_like arange linspace eye",
+        "tensor as_tensor from_numpy from_dlpack full zeros ones empty full_like zeros_like",
+        "ones_like empty_like arange linspace eye",
     ),
     "vtc.frontend.functions.elementwise": (
         "add sub mul div floor_divide remainder fmod pow neg abs sign addcmul addcdiv lerp",
@@ -74,6 +77,8 @@ _TABLE: dict[str, tuple[str, ...]] = {
         "transpose t movedim narrow select chunk split unbind",
     ),
 }
+_ALONE = ("vtc.runtime.package", "vtc.errors")
+"""What works without the compiler."""
 _SUBMODULES = ("codegen", "cuda", "errors", "frontend", "ir", "nn", "optim", "passes", "runtime")
 
 
@@ -92,7 +97,8 @@ _NAMES = _names()
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
         module, attribute = _NAMES[name]
-        importlib.import_module("vtc.frontend.jit")  # the whole dispatch stack
+        if module not in _ALONE:
+            importlib.import_module("vtc.frontend.jit")  # the whole dispatch stack
         value = getattr(importlib.import_module(module), attribute)
     elif name in _SUBMODULES:
         value = importlib.import_module(f"vtc.{name}")

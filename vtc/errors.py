@@ -89,6 +89,10 @@ class CacheError(VtcError):
     """The kernel cache cannot be read or written."""
 
 
+class PackageError(VtcError):
+    """A package file is damaged, is none, or has nothing for this machine."""
+
+
 class RunError(VtcError):
     """A compiled program failed while running."""
 

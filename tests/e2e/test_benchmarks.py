@@ -58,3 +58,16 @@ def test_the_step_report_adds_up():
     # Forward and weight gradients of both layers, and the gradient of what is between them.
     assert found["families"]["matmul"]["flops"] >= 2 * 16 * (2 * 8 * 4 + 3 * 4 * 2)
     assert found["arena_bytes"] <= found["arena_values_bytes"] + 64 * found["launches"]
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
+def test_packages_run_with_vtc_alone(tmp_path):
+    out = tmp_path / "packages.json"
+    words = ["--peers", "vtc,vtc-c", "--rounds", "1", "--json", str(out)]
+    subprocess.run([sys.executable, "-m", "benchmarks.packages", *words], cwd=ROOT, check=True)
+    found = json.loads(out.read_text())["results"]
+    for row in (found[peer][model] for peer in ("vtc", "vtc-c") for model in ("gpt", "tiny")):
+        assert 0 < row["call"] <= row["total"]
+        assert 0 < row["load"] < row["total"]
+    assert found["vtc"]["gpt"]["file"] > 4 * 3e6  # the weights
+    assert found["vtc-c"]["gpt"]["needs"] < 1e6

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import vtc
+from vtc.codegen.c import find_compiler
 
 ROOT = Path(__file__).parents[2]
-TESTED = {"train_gpt", "train_digits"}
+TESTED = {"train_gpt", "train_digits", "export_digits"}
 
 
 def run(name, *arguments):
@@ -57,3 +58,14 @@ def test_train_digits():
     reached = re.findall(r"(\w+): ([\d.]+)% of held-out digits", out)
     assert [name for name, _ in reached] == ["Mlp", "ConvNet"]
     assert all(float(percent) >= 95.0 for _, percent in reached)
+
+
+def test_export_digits(tmp_path):
+    pytest.importorskip("sklearn")
+    if find_compiler() is None:
+        pytest.skip("no C compiler")
+    out = run("export_digits", "--epochs", "4", "--output", str(tmp_path / "digits.vtc"))
+    right, off = re.findall(r"([\d.]+)% of held-out digits, scores within (\S+) of", out)[0]
+    assert float(right) >= 85
+    assert float(off) < 1e-3
+    assert (tmp_path / "digits.vtc").stat().st_size < 1_000_000

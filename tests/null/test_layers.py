@@ -19,8 +19,10 @@ ROOT = Path(__file__).parents[2]
 # From the top down; a layer may import those below it, names on one line not each other.
 LAYERS = (
     ("vtc.__main__",),
+    ("vtc.commands",),
     ("vtc.nn", "vtc.optim"),
     ("vtc.frontend",),
+    ("vtc.packing",),
     ("vtc.build", "vtc.cuda"),
     ("vtc.tuning",),
     ("vtc.passes", "vtc.codegen", "vtc.runtime"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, final
 
-from vtc.codegen.compiler import Compiler, Crew, find_compiler
+from vtc.codegen.compiler import Compiler, Crew, find_compiler, find_compiler_for
 from vtc.codegen.families import spec_of
 from vtc.codegen.host import host
 from vtc.codegen.region import Region
@@ -30,6 +30,7 @@ __all__ = [
     "compile_plan",
     "compile_pool",
     "find_compiler",
+    "find_compiler_for",
     "generate",
 ]
 

@@ -39,6 +39,10 @@ OPTIONAL = (
     "-march=native",
     "-mprefer-vector-width=512",
 )
+ARM = "aarch64"
+ZIG = (sys.executable, "-m", "ziglang", "cc")
+PLAIN = ("-s", "-Wl,--build-id=none", "-Wl,--as-needed")
+"""Links without symbols, names of files, and libraries that nothing is used of."""
 _EMPTY = "int vtc_empty(void) { return 0; }\n"
 _SHOWN = 12
 """Lines of a compiler's complaint that an error quotes."""
@@ -144,11 +148,14 @@ class Crew:
 @final
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """A command with flags; ``identity`` digests its version and the CPU it compiles for."""
+    """A command with flags; ``identity`` digests its version and the CPU it compiles for.
+    ``linking`` are flags besides, for libraries.
+    """
 
     command: tuple[str, ...]
     flags: tuple[str, ...]
     identity: str
+    linking: tuple[str, ...] = ()
 
     def compile(self, source: str, target: Path, crew: Crew, about: str = "") -> None:
         """Compile C to an object file. CompilerError with its words and ``about`` if it fails."""
@@ -157,7 +164,8 @@ class Compiler:
 
     def link(self, objects: Iterable[Path], target: Path, crew: Crew) -> None:
         """Link objects into a shared library."""
-        self._run(["-shared", "-pthread", "-o", str(target), *map(str, objects), "-lm"], crew)
+        shared = ["-shared", "-pthread", *self.linking]
+        self._run([*shared, "-o", str(target), *map(str, objects), "-lm"], crew)
         _check_made(target, self.command[0])
 
     def macros(self, crew: Crew) -> str:
@@ -167,7 +175,7 @@ class Compiler:
     def key(self, *parts: str) -> str:
         """The cache key of what this makes of ``parts``."""
         state = hashlib.sha256()
-        for part in (self.identity, *self.command, *self.flags, "", *parts):
+        for part in (self.identity, *self.command, *self.flags, *self.linking, "", *parts):
             data = part.encode()
             state.update(b"%d:" % len(data))
             state.update(data)
@@ -199,12 +207,46 @@ def find_compiler() -> Compiler | None:
 
 
 @cache
+def find_compiler_for(machine: str) -> Compiler:
+    """A C compiler for every CPU of a kind: ``x86-64-v3``, ``x86-64-v4``, ``aarch64``; what it
+    makes is the same bytes each time. It is that of this machine, or the ``ziglang`` package.
+    CompilerError if neither compiles for these.
+    """
+    here = find_compiler()
+    tried = [] if here is None else [here]
+    tried += [_probe(ZIG)] if lazy.available("ziglang") else []
+    for compiler in tried:
+        found = _aimed(compiler, machine)
+        if found is not None:
+            return found
+    got = shlex.join(here.command) if here is not None else "none"
+    hint = "pip install 'vtc[cc]' brings one for every CPU"
+    raise CompilerError(f"compile: expected a compiler for {machine}, got {got}; {hint}")
+
+
+def _aimed(compiler: Compiler, machine: str) -> Compiler | None:
+    """``compiler`` with flags for ``machine``; None if it does not know them."""
+    zig = compiler.command == ZIG
+    if machine == ARM:
+        choice = ("-target", "aarch64-linux-gnu.2.28") if zig else ("-march=armv8-a",)
+    else:
+        choice = ("-march=" + (machine.replace("-", "_") if zig else machine),)
+    x86 = ("-march", "-mprefer") if machine == ARM else ("-march",)
+    kept = [f for f in compiler.flags if not f.startswith(x86)]
+    aimed = replace(compiler, flags=(*choice, *kept), linking=(*choice, *PLAIN), identity="")
+    with Crew(1) as crew:
+        (macros,) = crew.map(_ask, [(aimed, crew, None)])
+    if macros is None or ("__aarch64__" in macros) is not (machine == ARM):
+        return None
+    return replace(aimed, identity=hashlib.sha256(macros.encode()).hexdigest())
+
+
+@cache
 def _find(cc: str | None) -> Compiler | None:
     if cc is not None:
         return _probe(_words(cc))
     commands = [(found,) for name in ("cc", "gcc", "clang") if (found := shutil.which(name))]
-    zig = [(sys.executable, "-m", "ziglang", "cc")] if lazy.available("ziglang") else []
-    for command in (*commands, *zig):
+    for command in (*commands, *([ZIG] if lazy.available("ziglang") else [])):
         try:
             return _probe(command)
         except CompilerError:

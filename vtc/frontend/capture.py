@@ -487,7 +487,7 @@ def hyperparameter(group: dict[str, Any], key: str, index: int | None = None) ->
     at = (id(group), key, -1 if index is None else index)
     if at not in capture.hypers:
         name = key if index is None else f"{key}_{index}"
-        capture.hypers[at] = capture.number(name, Source("hyper", read=read), f32)
+        capture.hypers[at] = capture.number(name, Source("hyper", read=read, option=at), f32)
     return capture.hypers[at]
 
 

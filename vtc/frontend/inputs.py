@@ -24,7 +24,7 @@ class Source:
     ``argument``/``number``: leaf ``index`` of the arguments; ``base``: what that was cut from;
     ``tensor``: that very tensor, met by
     closure; ``grad``: the ``.grad`` of leaf ``index``, or else of ``tensor``; ``hyper``: a number
-    that ``read`` returns.
+    that ``read`` returns: the option ``option``, by the id of its group, name and index.
     """
 
     kind: SourceKind
@@ -32,6 +32,7 @@ class Source:
     tensor: Tensor | None = None
     read: Callable[[], float] | None = None
     made_here: bool = False
+    option: tuple[int, str, int] | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -39,7 +40,7 @@ class Cell:
     """The current value of a root tensor.
 
     ``initial`` is its parameter where it came from outside; ``device`` None is wherever the value
-    is needed.
+    is needed; ``frame`` the body of a loop or a branch that made it.
     """
 
     node: Node
@@ -48,6 +49,7 @@ class Cell:
     tensor: Tensor | None = None
     version: int = 0
     device: Device | None = None
+    frame: object = None
 
 
 @dataclass(eq=False, slots=True)

@@ -25,6 +25,7 @@ from vtc.ir.ops.control import StopGradient
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.view import Reshape, View
 from vtc.ir.types import Array, DType, TensorType
+from vtc.runtime import dlpack
 from vtc.runtime.device import Device
 
 CPU = devices.CPU
@@ -286,6 +287,22 @@ class Tensor(TensorMethods):
         array = self._shared("numpy conversion").view()
         return np.array(array, dtype=dtype) if copy else np.asarray(array, dtype=dtype)
 
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> object:
+        if self.requires_grad:
+            raise BufferError("dlpack: expected a tensor without gradient, use .detach()")
+        array = self._concrete("dlpack", "")
+        return dlpack.shared(array, stream, max_version, dl_device, copy)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return dlpack.device_pair(self._concrete("dlpack", ""))
+
     def item(self) -> Any:
         """The one element as a Python number."""
         found = self._concrete("item()", "; a number leaves a compiled function by being returned")
@@ -301,7 +318,8 @@ class Tensor(TensorMethods):
     def __bool__(self) -> bool:
         array = self._concrete(
             "a branch on data: bool()",
-            ";\n       use vtc.where, or return the value and branch outside the compiled function",
+            ";\n       use vtc.where, vtc.cond, vtc.while_loop or vtc.scan, or return the value and branch "
+            "outside the compiled function",
         )
         if array.size != 1:
             raise located(

@@ -20,6 +20,7 @@ from vtc.frontend.source import located
 from vtc.ir.dims import Size, Sym, floordiv
 from vtc.ir.ops.fill import Iota
 from vtc.ir.types import Array, DType, bool_, c64, c128, dtype_of, f64, i64
+from vtc.runtime.dlpack import taken
 
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
@@ -54,6 +55,14 @@ def from_numpy(ndarray: Array) -> Tensor:
         got = type(ndarray).__name__
         raise located(ArgumentError, f"from_numpy: expected a NumPy array, got {got}")
     return dispatch.from_array(_known(ndarray))
+
+
+def from_dlpack(ext_tensor: Any) -> Tensor:
+    """A tensor that shares the memory of another library's, which has ``__dlpack__``."""
+    if not hasattr(ext_tensor, "__dlpack_device__"):
+        got = type(ext_tensor).__name__
+        raise located(ArgumentError, f"from_dlpack: expected an object with __dlpack__, got {got}")
+    return dispatch.from_array(taken(ext_tensor))
 
 
 def _made(array: Array, device: Where, requires_grad: bool) -> Tensor:

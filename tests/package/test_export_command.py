@@ -1,0 +1,154 @@
+"""``vtc export``, ``inspect``, ``run``, ``verify`` and ``bench``."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import vtc
+from vtc.__main__ import main
+from vtc.codegen.c import find_compiler
+from vtc.runtime.machine import best_cpu
+
+TARGET = best_cpu(("cpu-x86-64-v3", "cpu-x86-64-v4")) or ""
+ROOT = Path(__file__).parents[2]
+pytestmark = [
+    pytest.mark.skipif(find_compiler() is None, reason="no C compiler"),
+    pytest.mark.skipif(not TARGET, reason="no x86-64 with AVX2"),
+]
+
+MODEL = """
+import vtc
+import vtc.nn as nn
+
+def make():
+    vtc.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 3))
+
+def scaled(x, scale, mask):
+    return x.to(vtc.bfloat16) * scale, mask
+"""
+WITHOUT = """
+import sys
+BLOCKED = "jinja2 networkx scipy triton torch vtc.passes vtc.codegen vtc.frontend vtc.build".split()
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if any(name == b or name.startswith(b + ".") for b in BLOCKED):
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Block())
+from vtc.__main__ import main
+sys.exit(main())
+"""
+
+
+def vtc_runtime(*words, fails=False):
+    """The output of ``vtc`` where only its runtime can be imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+    assert bool(done.returncode) is fails, done.stderr
+    return done.stderr if fails else done.stdout
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("command")
+    (folder / "model.py").write_text(MODEL)
+    file, unpacked = folder / "net.vtc", folder / "unpacked"
+    words = ["export", f"{folder}/model.py:make", "--args", "f32[batch=4:1..8, 6]"]
+    assert main([*words, "-o", str(file), "--target", TARGET, "--emit-c", str(unpacked)]) == 0
+    np.save(folder / "x.npy", np.linspace(-1, 1, 18, dtype=np.float32).reshape(3, 6))
+    return file
+
+
+def test_run_computes_what_the_module_computes(package):
+    x, y = package.with_name("x.npy"), package.with_name("y.npy")
+    vtc_runtime("run", package, "--input", f"x={x}", "-o", y)
+    scope: dict[str, object] = {}
+    exec(MODEL, scope)
+    want = scope["make"]().eval()(vtc.tensor(np.load(x))).detach().numpy()
+    np.testing.assert_allclose(np.load(y), want, rtol=1e-5, atol=1e-5)
+    assert "forward.0: float32[3, 3]" in vtc_runtime("run", package, "-i", x)
+    said = vtc_runtime("run", package, fails=True)
+    assert "ArgumentError: forward: expected 1 inputs, got 0: forward(x: f32[batch, 6])" in said
+    assert "expected inputs x, got z" in vtc_runtime("run", package, "-i", f"z={x}", fails=True)
+
+
+def test_what_is_in_it(package):
+    text = vtc_runtime("inspect", package, "--full")
+    assert "forward(x: f32[batch, 6])" in text
+    assert "batch: Dim(1, 8)" in text
+    assert "f32[batch, 3]" in text
+    assert re.search(rf"{TARGET}\W+1\W+\d\W+\d", text)
+    assert re.search(r"lib/\S+/pool.so\W+[\d,]+\W+[0-9a-f]{16}", text)
+    assert vtc_runtime("inspect", package, "--json").startswith('{\n "entries"')
+
+
+def test_verify_and_bench(package):
+    assert f"forward: 1 results on {TARGET} are those of the export" in vtc_runtime(
+        "verify", package
+    )
+    assert "calls on its example" in vtc_runtime("bench", package, "--seconds", "0.05")
+    damaged = package.with_name("damaged.vtc")
+    data = bytearray(package.read_bytes())
+    data[data.rindex(b"0.weight") + 800] ^= 1  # in the weights
+    damaged.write_bytes(data)
+    assert "expected weights.safetensors as it was written" in vtc_runtime(
+        "verify", damaged, fails=True
+    )
+
+
+def test_a_reader_may_stop_early(package):
+    command = [sys.executable, "-m", "vtc", "inspect", "--json", str(package)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 1
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_the_unpacked_folder_makes_a_program(package):
+    folder, x, y = package.with_name("unpacked"), package.with_name("x.npy"), "y.npy"
+    subprocess.run(["make", "-s"], cwd=folder, check=True)
+    subprocess.run(["./main", ".", "forward", str(x)], cwd=folder, check=True)
+    vtc_runtime("run", package, "-i", x, "-o", folder / y)
+    np.testing.assert_array_equal(np.load(folder / "forward.0.npy"), np.load(folder / y))
+
+
+def test_arguments_of_every_kind(tmp_path, capsys):
+    (tmp_path / "functions.py").write_text(MODEL)
+    np.save(tmp_path / "m.npy", np.arange(3))
+    file = tmp_path / "f.vtc"
+    words = [f"{tmp_path}/functions.py:scaled", "--args", "f32[3]", "2.0 + 1", "mask=vtc.ones(3)"]
+    words += ["--no-example", "--target", TARGET, "-o", str(file)]
+    assert main(["export", *words]) == 0
+    given = np.ones(3, np.float32)
+    np.save(tmp_path / "x.npy", given)
+    x, y = str(tmp_path / "x.npy"), str(tmp_path / "y.npy")
+    assert main(["run", str(file), "-i", x, "-i", "0.5", "-i", f"mask={x}", "-o", y, "-o", x]) == 0
+    assert np.load(y).view(ml_dtypes.bfloat16).astype(float).tolist() == [0.5] * 3
+    assert main(["verify", str(file)]) == 0
+    assert "no example" in capsys.readouterr().out
+    (tmp_path / "text.npy").write_text("text")
+    for wrong, said in (
+        (["f32[n]"], "expected a size"),
+        (["nonsense("], "expected an .npy file, a type"),
+        ([str(tmp_path / "f.npy")], "FileNotFoundError"),
+        ([str(tmp_path / "text.npy")], "text.npy: expected an .npy file, got another kind"),
+        (["f32[3]"], "expected arguments for scaled(x, scale, mask), got none that fit: missing"),
+    ):
+        assert main(["export", words[0], "--args", *wrong, "-o", str(file)]) == 1
+        assert said in capsys.readouterr().err
+    for wrong in ("functions", "nosuchmodule:f", f"{tmp_path}/functions.py:none"):
+        assert main(["export", wrong, "-o", str(file)]) == 1
+        assert "ArgumentError: export: expected" in capsys.readouterr().err

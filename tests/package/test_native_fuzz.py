@@ -1,0 +1,38 @@
+"""Some hundred damaged packages for the C runtime; ``fuzz_native.py`` runs thousands."""
+
+import subprocess
+
+import fuzz_native
+import pytest
+from native_build import compiler
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.fixture(scope="module")
+def program(folder):
+    return fuzz_native.harness(folder)
+
+
+@pytest.fixture(scope="module")
+def prepared(folder):
+    return fuzz_native.prepared(folder)
+
+
+def test_mutations(program, prepared):
+    assert fuzz_native.run(program, *prepared, 400, 0) == []
+
+
+def test_a_whole_package_is_no_failure(program, prepared):
+    """What mutations are refused for is the mutation."""
+    package, entry, x = prepared
+    size = package.stat().st_size
+    lines = f"flip 1 1 0 0\ncut 1 1 {size}\ntake 1 1 {size}\n".encode() + package.read_bytes()
+    command = [program, package, entry, x]
+    done = subprocess.run(command, input=lines, capture_output=True, check=True)
+    assert done.stdout == b"0 \n" * 3

@@ -1,0 +1,36 @@
+"""A package as a folder for a C program: its members, the runtime in C, a Makefile and a main.c.
+
+    unpack("model.vtc", "out")          # cd out && make && ./main . forward x.npy
+
+The folder needs a C compiler and libc, nothing of vtc or Python.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vtc.errors import ArgumentError
+from vtc.runtime.archive import MANIFEST, Archive
+
+NATIVE = Path(__file__).parents[1] / "runtime" / "native"
+SUFFIXES = (".c", ".h")
+
+
+def unpack(package: Path, folder: Path) -> Path:
+    """Write the folder; ArgumentError if a file stands where it should be."""
+    if folder.exists() and not folder.is_dir():
+        raise ArgumentError(f"unpack: expected a folder, got the file {folder}")
+    with Archive(package, "full") as archive:
+        for name in (MANIFEST, *archive.manifest.members):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                offset, size = archive.place(name)
+                while size:
+                    some = archive.part(offset, min(size, 1 << 20))
+                    file.write(some)
+                    offset, size = offset + len(some), size - len(some)
+    for path in sorted(NATIVE.iterdir()):
+        if path.suffix in SUFFIXES or path.name == "Makefile":
+            (folder / path.name).write_bytes(path.read_bytes())
+    return folder

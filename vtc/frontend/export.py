@@ -1,0 +1,292 @@
+"""``vtc.export``: programs ahead of time, as one file that runs without vtc's compiler.
+
+    vtc.export(model, (x,), "model.vtc", dynamic={"x": {0: vtc.Dim("batch", 1, 64)}})
+    y = vtc.load("model.vtc")(x)
+
+    vtc.export(
+        {"prefill": vtc.EntryPoint(prefill, (ids,)), "decode": vtc.EntryPoint(decode, (token, at))},
+        path="gpt.vtc",
+        targets=["cpu", "cuda:90"],
+    )
+
+Nothing is run but the example: functions are traced. What a function holds (parameters, caches, the
+state of an optimizer and of random numbers) goes into the file, once, and is written there in
+memory when the loaded package runs; hyperparameters are held too. Anything else that Python read
+while tracing is fixed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vtc.errors import ArgumentError, CaptureError, at_line
+from vtc.frontend import dispatch
+from vtc.frontend.example import run_example
+from vtc.frontend.held import Held
+from vtc.frontend.inputs import Source
+from vtc.frontend.jit import Compiled
+from vtc.frontend.source import located
+from vtc.frontend.tensor import Tensor
+from vtc.frontend.trace import Given, Made, Part, Plain, Traced
+from vtc.frontend.tree import Form as Tree
+from vtc.frontend.variants import Dynamic, EntryPoint, Found, Subject, cover
+from vtc.ir.dims import Size
+from vtc.ir.text import show
+from vtc.packing import Packing, goals
+from vtc.runtime.archive import WEIGHTS, write
+from vtc.runtime.archive import Source as Data
+from vtc.runtime.manifest import canonical
+from vtc.runtime.signature import (
+    ConstantInput,
+    Entry,
+    Form,
+    FromInput,
+    FromOutput,
+    FromWeight,
+    Input,
+    Kind,
+    Manifest,
+    NumberInput,
+    Result,
+    TensorInput,
+    Value,
+    Variant,
+)
+from vtc.runtime.weights import Safetensors
+
+__all__ = ["EntryPoint", "export"]
+
+
+def export(
+    fn: Any,
+    args: Sequence[Any] = (),
+    path: str | Path | None = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    name: str = "",
+    dynamic: Dynamic | None = None,
+    targets: str | Sequence[str] = ("cpu",),
+    weights: bool = True,
+    license: str | None = None,
+    example: bool = True,
+    tuning: str | Path | None = None,
+) -> Path:
+    """Write a package; its path.
+
+    ``fn`` is a function, a Module or a compiled one, traced with ``args`` and ``kwargs``; or
+    entries by name, each an :class:`EntryPoint` or its fields in a tuple. ``targets``: ``cpu`` (two
+    levels of x86-64), ``cpu-x86-64-v3``, ``cpu-aarch64``, ``cuda`` (the GPU here), ``cuda:80``,
+    ``cuda:90``, ``cuda:100``. Without ``weights`` they are given at load. ``example``: the
+    arguments and results go in, so that ``vtc verify`` can compare. ``tuning`` is a table of
+    kernels measured elsewhere.
+
+    CaptureError where a function cannot be traced for all sizes, or leaves ``.grad`` set;
+    CodegenError where a target has no kernels for it.
+    """
+    if path is None or Path(path).is_dir():
+        got = "none" if path is None else f"the folder {path}"
+        raise located(ArgumentError, f"export: expected the path of a file, got {got}")
+    if not isinstance(license, str | None):
+        got = type(license).__name__
+        raise located(ArgumentError, f"export: expected the text of a licence, got {got}")
+    points = _points(fn, args, kwargs or {}, dynamic or {})
+    subjects = {entry: Subject.of(entry, point) for entry, point in points.items()}
+    names = [targets] if isinstance(targets, str) else targets
+    chosen = goals(names, deterministic=dispatch.deterministic())
+    pack = Packing(chosen, None if tuning is None else Path(tuning))
+    held = Held()
+    found = {entry: _found(subject, pack) for entry, subject in subjects.items()}
+    entries = {entry: _entry(s, found[entry], held, pack) for entry, s in subjects.items()}
+    pack.add_shared()
+    arrays = held.arrays()
+    members: dict[str, Data] = {**pack.members, **_texts(pack, found, license)}
+    for entry, subject in subjects.items() if example else ():
+        tensors = run_example(subject, found[entry], entries[entry], arrays)
+        members[f"example/{entry.lower()}.safetensors"] = Safetensors(tensors)
+    if weights and arrays:
+        members[WEIGHTS] = Safetensors(arrays)
+    about = Manifest(
+        vtc=metadata.version("vtc"),
+        name=name or next(iter(entries)),
+        weights=held.weights,
+        entries=entries,
+        targets=tuple(goal.name for goal in pack.goals),
+        members={},
+    )
+    return write(path, members, about)
+
+
+def _points(
+    fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: Dynamic
+) -> dict[str, EntryPoint]:
+    if not isinstance(fn, Mapping):
+        return {_name(fn): EntryPoint(fn, args, kwargs, dynamic)}
+    if args or kwargs or dynamic:
+        raise located(
+            ArgumentError, "export: expected the arguments of several entries in each of them"
+        )
+    points = {k: _point(k, p) for k, p in fn.items()}
+    for name in points:
+        if not isinstance(name, str) or not name.isidentifier() or not name.isascii():
+            raise located(ArgumentError, f"export: expected a name for an entry, got {name!r}")
+    if not points or len({name.lower() for name in points}) < len(points):
+        got = ", ".join(points) or "none"
+        raise located(ArgumentError, f"export: expected entries with distinct names, got {got}")
+    return points
+
+
+def _point(name: str, given: Any) -> EntryPoint:
+    if isinstance(given, EntryPoint):
+        return given
+    if not isinstance(given, tuple) or not 1 <= len(given) <= 4:
+        what = f"{name} to be an EntryPoint or a tuple of function and arguments"
+        got = type(given).__name__
+        raise located(ArgumentError, f"export: expected {what}, got {got}")
+    return EntryPoint(*given)
+
+
+def _name(fn: Any) -> str:
+    """``forward`` of a Module; else what the function is called."""
+    fn = fn.fn if isinstance(fn, Compiled) else fn
+    name = getattr(fn, "__name__", "forward")
+    return name if name.isidentifier() and name.isascii() else "forward"
+
+
+def _found(subject: Subject, pack: Packing) -> list[Found]:
+    found = cover(subject, pack.plans)
+    for variant in found:
+        _refuse_gradients(subject, variant.traced)
+    return found
+
+
+def _texts(
+    pack: Packing, found: Mapping[str, Sequence[Found]], license: str | None
+) -> dict[str, bytes]:
+    """The members that nobody needs to run: programs, and where they come from."""
+    texts = {"provenance.json": canonical(pack.provenance())}
+    for entry, variants in found.items():
+        programs = [show(v.traced.program, loc=True) for v in variants]
+        texts[f"entries/{entry.lower()}.vtc"] = "\n".join(programs)
+    if (table := pack.tuning()) is not None:
+        texts["tuning.json"] = table
+    if license is not None:
+        texts["LICENSE"] = license
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def _refuse_gradients(subject: Subject, traced: Traced) -> None:
+    """CaptureError if a ``.grad`` is left set that was not, or is taken from before the call."""
+    for left in traced.grads:
+        stays = isinstance(left.value, Given) and left.value.source.kind == "grad"
+        if stays or (isinstance(left.value, Plain) and not left.had):
+            continue
+        owner = left.owner
+        at = [k for k, s in enumerate(traced.sources) if _is_of(s, owner)]
+        what = traced.program.facts[at[0]].path if at else ""
+        if owner.index >= 0:
+            what = subject.names[owner.index]
+        got = "it is set" if isinstance(left.value, Made | Given) else "it was set before"
+        raise _located_in(
+            subject,
+            f"export: {subject.name}: expected .grad of {what or 'every tensor'} to be None before "
+            f"and after a call, got that {got}; call optimizer.zero_grad(), or return gradients",
+        )
+
+
+def _is_of(source: Source, owner: Source) -> bool:
+    return source.kind == "tensor" and source.tensor is not None and source.tensor is owner.tensor
+
+
+def _located_in(subject: Subject, message: str) -> CaptureError:
+    """An error with the line where the function begins."""
+    fn = getattr(type(subject.fn), "forward", subject.fn)
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    if code is None:
+        return CaptureError(message)
+    return CaptureError(at_line(message, code.co_filename, code.co_firstlineno, code.co_qualname))
+
+
+# what the manifest says
+
+
+def _entry(subject: Subject, found: Sequence[Found], held: Held, pack: Packing) -> Entry:
+    params = [held.params(v.traced) for v in found]
+    outcomes = [(_results(subject, v.traced, held), v.traced.form) for v in found]
+    if any(outcome != outcomes[0] for outcome in outcomes):
+        raise _located_in(
+            subject, f"export: {subject.name}: expected results of one form for every size"
+        )
+    results, form = outcomes[0]
+    variants = []
+    for k, (variant, sources) in enumerate(zip(found, params, strict=True)):
+        plans = pack.add(subject.name.lower(), str(k), variant.plans)
+        variants.append(Variant(str(k), variant.dims, sources, plans))
+    written = {
+        source.index
+        for v in found
+        for source, fact in zip(v.traced.sources, v.traced.program.facts, strict=False)
+        if source.kind == "argument" and fact.overwritten is not None
+    }
+    return Entry(
+        dims=subject.dims,
+        inputs=tuple([_input(subject, i, i in written) for i in range(len(subject.leaves))]),
+        tree=_form(subject.form),
+        results=results,
+        result_tree=_form(form),
+        variants=tuple(variants),
+    )
+
+
+def _input(subject: Subject, i: int, written: bool) -> Input:
+    leaf, name = subject.leaves[i], subject.names[i]
+    if isinstance(leaf, Tensor):
+        shape: list[Size] = list(leaf.shape)
+        for axis in range(len(shape)):
+            if (i, axis) in subject.axes:
+                shape[axis] = subject.axes[i, axis].sym
+        return TensorInput(name, leaf.dtype, tuple(shape), written)
+    return NumberInput(name) if isinstance(leaf, float) else ConstantInput(name, leaf)
+
+
+def _results(subject: Subject, traced: Traced, held: Held) -> tuple[Result, ...]:
+    return tuple([_result(subject, part, held) for part in traced.parts])
+
+
+def _result(subject: Subject, part: Part, held: Held) -> Result:
+    match part:
+        case Made(output=output):
+            return FromOutput(output)
+        case Given(source=source):
+            if source.kind in ("argument", "number"):
+                return FromInput(source.index)
+            return FromWeight(held.weight(source))
+        case Plain(value) if value is None or isinstance(value, (bool, int, float, str)):
+            return Value(value)
+        case Plain(value):
+            raise _located_in(
+                subject,
+                f"export: {subject.name}: expected results that are tensors, numbers, texts or "
+                f"None, got {type(value).__name__}",
+            )
+
+
+def _form(tree: Tree | None) -> Form | None:
+    if tree is None:
+        return None
+    kind: Kind = "dataclass"
+    keys = tree.keys
+    if issubclass(tree.kind, dict):
+        kind = "dict"
+    elif hasattr(tree.kind, "_fields"):
+        kind, keys = "namedtuple", tree.kind._fields
+    elif tree.kind in (tuple, list):
+        kind = "tuple" if tree.kind is tuple else "list"
+    for key in keys:
+        if not isinstance(key, (str, int)):
+            got = f"{key!r} ({type(key).__name__})"
+            raise located(ArgumentError, f"export: expected keys of text and integers, got {got}")
+    return Form(kind, tuple(keys), tuple(map(_form, tree.children)))
