@@ -17,7 +17,7 @@ TRITON_BIN := .venv-triton/bin
 TRITON_TEST = $(TRITON_BIN)/python -m pytest tests/triton $(PYTEST_ARGS) || test $$? -eq 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup triton parity demo test test-all fuzz fuzz-packages fuzz-native check golden bench peers replay clean
+.PHONY: help setup triton parity demo test test-all fuzz fuzz-packages fuzz-native check golden ops-table bench peers replay clean
 
 help: ## print this list
 	@awk -F ': *[^#]*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ check: .venv/.stamp ## run what CI runs besides tests: ruff, mypy, import-linter
 golden: .venv/.stamp .venv-triton/.stamp ## write the golden files anew; review the diff
 	$(BIN)/python -m pytest tests/golden --update-golden $(PYTEST_ARGS)
 	$(TRITON_BIN)/python -m pytest tests/triton/test_resources.py --update-golden
+
+ops-table: .venv/.stamp ## write docs/ops.md anew: every op, and what PyTorch has beyond them
+	$(BIN)/python tests/ops/ops_table.py
 
 bench: .venv/.stamp ## measure against peers, results as JSON (BENCH_ARGS=...)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -32,8 +32,10 @@ _TABLE: dict[str, tuple[str, ...]] = {
     "vtc.frontend.tensor": ("Tensor",),
     "vtc.frontend.jit": ("compile", "mark_dynamic"),
     "vtc.frontend.transform": ("grad", "value_and_grad"),
+    "vtc.frontend.vmap": ("vmap",),
     "vtc.frontend.autocast": ("autocast",),
     "vtc.frontend.checkpoint": ("checkpoint",),
+    "vtc.frontend.flow": ("cond while_loop scan map",),
     "vtc.frontend.weights": ("save_file load_file",),
     "vtc.frontend.export": ("export EntryPoint",),
     "vtc.frontend.eager": ("stats",),
@@ -42,13 +44,18 @@ _TABLE: dict[str, tuple[str, ...]] = {
         "get_default_device=default_device set_default_dtype get_default_dtype=default_dtype",
         "use_deterministic_algorithms are_deterministic_algorithms_enabled=deterministic",
     ),
-    "vtc.frontend.functions.activation": ("relu sigmoid softmax log_softmax",),
+    "vtc.frontend.functions.activation": (
+        "relu sigmoid softmax log_softmax selu celu prelu rrelu threshold hardshrink",
+    ),
     "vtc.frontend.functions.attention": ("rotary_embedding",),
     "vtc.frontend.functions.comparison": (
         "eq ne lt le gt ge equal isnan isinf isfinite isclose allclose logical_and logical_or",
         "logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not where masked_fill",
+        "bitwise_left_shift bitwise_right_shift",
     ),
-    "vtc.frontend.functions.contract": ("matmul mm bmm mv dot outer addmm baddbmm",),
+    "vtc.frontend.functions.contract": (
+        "matmul mm bmm mv dot outer ger=outer addmm addmv addr addbmm baddbmm",
+    ),
     "vtc.frontend.functions.creation": (
         "tensor as_tensor from_numpy from_dlpack full zeros ones empty full_like zeros_like",
         "ones_like empty_like arange linspace eye",
@@ -56,7 +63,7 @@ _TABLE: dict[str, tuple[str, ...]] = {
     "vtc.frontend.functions.elementwise": (
         "add sub mul div floor_divide remainder fmod pow neg abs sign addcmul addcdiv lerp",
         "maximum minimum clamp exp log log2 log10 sqrt rsqrt reciprocal square tanh erf sin cos",
-        "floor ceil trunc round frac",
+        "floor ceil trunc round frac true_divide clip=clamp",
     ),
     "vtc.frontend.functions.index": (
         "index_select index_add index_copy index_fill gather take_along_dim scatter scatter_add",
@@ -65,21 +72,68 @@ _TABLE: dict[str, tuple[str, ...]] = {
     "vtc.frontend.functions.promotion": ("promote_types result_type can_cast broadcast_shapes",),
     "vtc.frontend.functions.random": (
         "Generator default_generator manual_seed seed initial_seed get_rng_state set_rng_state",
-        "rand randn rand_like randn_like normal randint randperm bernoulli multinomial",
+        "rand randn rand_like randn_like normal randint randint_like randperm bernoulli",
+        "multinomial",
     ),
-    "vtc.frontend.functions.rearrange": ("cat stack repeat_interleave tile flip roll tril triu",),
+    "vtc.frontend.functions.embedding": ("embedding_bag",),
+    "vtc.frontend.functions.einsum": ("einsum tensordot inner vdot kron cross chain_matmul",),
+    "vtc.frontend.functions.conv": (
+        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
+    ),
+    "vtc.frontend.functions.joined": (
+        "atleast_1d atleast_2d atleast_3d hstack vstack row_stack=vstack dstack column_stack",
+        "tensor_split hsplit vsplit dsplit meshgrid cartesian_prod combinations",
+    ),
+    "vtc.frontend.functions.linalg": (
+        "cholesky=old_cholesky cholesky_solve cholesky_inverse det logdet inverse=inv",
+        "matrix_power pinverse=pinv qr=old_qr slogdet triangular_solve svd=old_svd",
+    ),
+    "vtc.frontend.functions.pixels": ("pixel_shuffle pixel_unshuffle channel_shuffle",),
+    "vtc.frontend.functions.scattering": (
+        "scatter_reduce index_reduce masked_scatter put argwhere",
+    ),
+    "vtc.frontend.functions.strides": (
+        "as_strided diagonal diag diagflat diag_embed trace block_diag rot90 fliplr flipud",
+        "tril_indices triu_indices diagonal_scatter select_scatter slice_scatter",
+    ),
+    "vtc.frontend.functions.rearrange": (
+        "cat concat=cat concatenate=cat stack repeat_interleave tile flip roll tril triu",
+    ),
     "vtc.frontend.functions.reduce": (
         "sum prod mean var std var_mean norm logsumexp count_nonzero max min amax amin aminmax",
         "argmax argmin any all",
     ),
+    "vtc.frontend.functions.inplace": ("relu_ selu_ celu_ rrelu_ threshold_",),
+    "vtc.frontend.functions.loss": ("cosine_similarity",),
+    "vtc.frontend.functions.margin_loss": ("pairwise_distance",),
+    "vtc.frontend.functions.info": ("finfo iinfo",),
+    "vtc.frontend.functions.special": (
+        "tan asin acos atan atan2 hypot deg2rad rad2deg sinc sinh cosh asinh acosh atanh exp2",
+        "expm1 log1p logit logaddexp logaddexp2 xlogy float_power erfc erfinv lgamma digamma",
+        "polygamma sgn positive signbit copysign isposinf isneginf nan_to_num fmax fmin heaviside",
+        "clamp_min clamp_max dist",
+    ),
+    "vtc.frontend.functions.scan": (
+        "cumsum cumprod logcumsumexp cummax cummin diff trapezoid cumulative_trapezoid",
+    ),
+    "vtc.frontend.functions.sort": (
+        "sort argsort msort topk kthvalue median nanmedian mode quantile nanquantile",
+    ),
+    "vtc.frontend.functions.histogram": (
+        "searchsorted bucketize histc bincount unique unique_consecutive cov corrcoef",
+    ),
     "vtc.frontend.functions.view": (
         "reshape flatten unflatten squeeze unsqueeze broadcast_to broadcast_tensors permute",
-        "transpose t movedim narrow select chunk split unbind",
+        "transpose t movedim narrow select chunk split unbind ravel swapaxes swapdims moveaxis",
+        "adjoint",
     ),
 }
 _ALONE = ("vtc.runtime.package", "vtc.errors")
 """What works without the compiler."""
-_SUBMODULES = ("codegen", "cuda", "errors", "frontend", "ir", "nn", "optim", "passes", "runtime")
+_SUBMODULES = (
+    *("amp", "codegen", "cuda", "debug", "errors", "frontend", "func", "ir", "linalg", "nn"),
+    *("optim", "passes", "runtime"),
+)
 
 
 def _names() -> dict[str, tuple[str, str]]:
@@ -100,6 +154,9 @@ def __getattr__(name: str) -> Any:
         if module not in _ALONE:
             importlib.import_module("vtc.frontend.jit")  # the whole dispatch stack
         value = getattr(importlib.import_module(module), attribute)
+        if module.startswith("vtc.frontend.functions."):
+            out = importlib.import_module("vtc.frontend.functions.out")
+            value = out.with_out(value) if name in out.TAKES_OUT else value
     elif name in _SUBMODULES:
         value = importlib.import_module(f"vtc.{name}")
     else:

@@ -23,7 +23,7 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from textwrap import indent
-from typing import Protocol, TypeVar, final
+from typing import Protocol, TypeVar, cast, final
 
 import numpy as np
 
@@ -51,6 +51,7 @@ from vtc.passes import PIPELINE
 from vtc.passes.cost import value
 from vtc.passes.explain import explain
 from vtc.passes.memory import largest
+from vtc.passes.pieces import Pieces, calls_of
 from vtc.passes.pipeline import Context, Options, Stages, run
 from vtc.runtime.cache import Store, digest
 from vtc.runtime.cpu import Entry, load
@@ -69,6 +70,8 @@ Places = tuple[Loc | None, ...]
 CPU = Device("cpu")
 KEPT = 256
 """Programs that are kept built."""
+JOINT = 1 + [stage.name for stage in PIPELINE].index("joint")
+"""Stages that a program passes which is then cut at the calls of libraries."""
 NODES = 16
 """Values of a program for which one more process that compiles kernels is begun at once."""
 
@@ -130,6 +133,8 @@ class Built:
         """What moves through memory, kernel by kernel, why things did or did not fuse, and which
         candidates compute it.
         """
+        if "planned" not in self.stages:
+            return f"{self.program.entry.name}: {self.fallback}; no kernels of its own"
         lines = [explain(self.stages, PIPELINE, self.context)]
         if self.decisions:
             lines.append("kernels chosen among candidates")
@@ -253,7 +258,9 @@ def _built(
     # Part of the key: errors of a build name the lines of its own program.
     del places
     clock = _Clock()
-    stages = Stages(program, PIPELINE, context, lambda step: clock.add(step.stage, step.seconds))
+    calls = bool(calls_of(program))
+    line = PIPELINE[:JOINT] if calls else PIPELINE
+    stages = Stages(program, line, context, lambda step: clock.add(step.stage, step.seconds))
     device = CPU if there is None else Device("cuda", there.index)
     decisions: tuple[Decision, ...] = ()
 
@@ -263,6 +270,11 @@ def _built(
             program, stages, context, seconds, executable, plan, fallback, device, decisions
         )
 
+    if calls:
+        why = "a library computes part of it"
+        if there is not None:
+            say_once(why, "the cpu", f"part of {program.entry.name}")
+        return built(_pieces(stages["joint"], context, device, graphs=graphs), None, why)
     try:
         if there is None and compiler is None:
             raise CodegenError("expected a C compiler, found none: set CC or install vtc[cc]")
@@ -284,6 +296,24 @@ def _built(
     entry = _entry(plan, compiler, store, clock)
     threads = clock("load", lambda: _threads(compiler, store))
     return built(Executable(plan, entry, threads), plan)
+
+
+def _pieces(program: Program, context: Context, device: Device, *, graphs: bool) -> Pieces:
+    """What runs ``program`` between the calls of libraries, which take arrays of the host."""
+
+    def piece(part: Program) -> Callable[[Sequence[Array]], list[Array]]:
+        return compile_program(part, context, device, graphs=graphs).run
+
+    if device is CPU:
+        return Pieces(program, piece, np.asarray, np.ascontiguousarray, np.copyto)
+    index = device.index or 0
+    return Pieces(
+        program,
+        piece,
+        lambda a: copies.to_host(a) if isinstance(a, DeviceArray) else a,
+        lambda a: copies.to_device(np.ascontiguousarray(a), index),
+        lambda target, source: copies.write(cast("DeviceArray", target), source),
+    )
 
 
 def _patcher(compiler: Compiler | None, store: Store, clock: _Clock) -> Path | None:

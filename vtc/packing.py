@@ -30,11 +30,12 @@ from vtc.codegen.decisions import FORMAT, Decision, Table, to_fields
 from vtc.codegen.triton.compile import TRITON, compile_kernels
 from vtc.codegen.tune import Tools, attempts, tune
 from vtc.config import config
-from vtc.errors import ArgumentError, CompilerError
+from vtc.errors import ArgumentError, CompilerError, PackageError
 from vtc.ir import target
 from vtc.ir.graph import Program
 from vtc.ir.plan import Binary, Kernel, Plan
 from vtc.ir.saved import to_json
+from vtc.passes.pieces import calls_of
 from vtc.passes.pipeline import Context, Options
 from vtc.runtime.cache import Store, digest
 from vtc.runtime.cuda.device import gpu
@@ -116,7 +117,15 @@ class Packing:
         self._table = None if self.tuned is None else _table(self.tuned, self._store)
 
     def plans(self, program: Program) -> dict[str, Plan]:
-        """A plan for every goal; CodegenError where one has no kernels for ``program``."""
+        """A plan for every goal.
+
+        CodegenError where one has no kernels for ``program``, PackageError where libraries compute
+        part of it.
+        """
+        if calls := calls_of(program):
+            names = ", ".join(sorted({n.op.name for n in calls if n.op is not None}))
+            message = f"expected ops with kernels, got {names}, which a library computes"
+            raise PackageError(f"{program.entry.name}: {message}; a package holds none")
         made: dict[target.Target, Plan] = {}
         for goal in self.goals:
             if goal.target not in made:

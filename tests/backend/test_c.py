@@ -18,6 +18,8 @@ from vtc.ir.op import REGISTRY, Op
 from vtc.ir.ops.contract import Matmul
 from vtc.ir.ops.control import Item
 from vtc.ir.ops.expr import Expr
+from vtc.ir.ops.flow import Flow
+from vtc.ir.ops.vendor import Vendor
 from vtc.ir.target import Target, cpu
 from vtc.ir.types import (
     DTYPES,
@@ -69,12 +71,15 @@ def cases(dtype):
     """By id. Float inputs are cast; what the op does not take then is left out."""
     found, rng = {}, np.random.default_rng(0)
     for name in sorted(REGISTRY):
+        if issubclass(REGISTRY[name], Vendor | Flow):  # other tests have those
+            continue
         for i, sample in enumerate(REGISTRY[name].samples(rng)):
             if i >= SOME and dtype is not f32:
                 break
-            arrays = tuple(
-                a.astype(dtype.numpy) if a.dtype.kind == "f" else a for a in sample.inputs
-            )
+            with np.errstate(invalid="ignore"):  # NaN as an integer, for ops that take none
+                arrays = tuple(
+                    a.astype(dtype.numpy) if a.dtype.kind == "f" else a for a in sample.inputs
+                )
             types = tuple(map(TensorType.of, arrays))
             try:
                 sample.op.infer(*types)

@@ -13,9 +13,12 @@ from vtc.ir.plan import (
     Input,
     Kernel,
     Launch,
+    Loop,
+    Moving,
     Output,
     Plan,
     check,
+    flat,
 )
 from vtc.ir.types import f32, i64
 
@@ -40,7 +43,7 @@ def run(name, *args, n=B, note="", grid=(1,)):
 
 
 def plan(inputs, outputs, steps, arena=0, name="small"):
-    used = {s.kernel for s in steps if isinstance(s, Launch)}
+    used = {s.kernel for s in flat(steps) if isinstance(s, Launch)}
     kernels = tuple(k for k in KERNELS if k.name in used)
     return check(
         Plan(name, DIMS, tuple(inputs), tuple(outputs), arena, kernels, tuple(steps), target="cuda")
@@ -95,3 +98,24 @@ def tabled():
         run("add_all", Input(0), Arena(0), Output(0)),
     ]
     return plan([VECTOR], [VECTOR], steps, room(1))
+
+
+def added_up():
+    """Sums of the first rows of ys, the last first: x + ys[2], x + ys[2] + ys[1], ..."""
+    row = B * 4
+    rows = Buffer(f32, (3, B))
+    steps = [
+        Copy(Input(0), Arena(0), row),
+        Loop(
+            number=4,
+            steps=(
+                run("add", Arena(0), Moving(Input(1), 4, row), Output(1)),
+                Copy(Output(1), Arena(0), row),
+                Copy(Output(1), Moving(Output(0), 4, row), row),
+            ),
+            count=3,
+            reverse=True,
+            note="model.py:5",
+        ),
+    ]
+    return plan([VECTOR, rows], [rows, VECTOR], steps, room(1))

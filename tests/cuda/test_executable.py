@@ -28,6 +28,18 @@ def test_each_call_has_its_own_outputs(make, sim):
         equal(z, x + 2 * (x + 1))
 
 
+def test_loops_run_turn_by_turn(make):
+    executable = make(plans.added_up())
+    for seed in range(3):
+        x, ys = vector(4, seed), vector(12, seed + 9).reshape(3, 4)
+        rows, last = executable.run([to_device(x, 0), to_device(ys, 0)])
+        sums = [x + ys[2]]
+        sums += [sums[0] + ys[1]]
+        sums += [sums[1] + ys[0]]
+        equal(rows, np.stack(sums[::-1]))
+        equal(last, sums[-1])
+
+
 def test_inputs_are_not_copied_and_addresses_may_come_back(make, sim):
     executable = make(plans.chain())
     a, b = to_device(vector(seed=1), 0), to_device(vector(seed=2), 0)

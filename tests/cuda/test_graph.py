@@ -55,6 +55,15 @@ def test_what_waits_for_a_step_that_is_left_out_waits_for_what_that_waits_for():
     assert [(n.step, n.after) for n in layout(made, 7).nodes] == [(0, ()), (2, (0,))]
 
 
+def test_loops_are_spelled_out():
+    found = layout(plans.added_up(), 4).nodes
+    assert [(n.step, n.after) for n in found] == [(0, ()), *((1, (k,)) for k in range(9))]
+    runs = [n for n in found if isinstance(n, Run)]
+    assert [n.places[1] for n in runs] == [Place(1, 32), Place(1, 16), Place(1, 0)]
+    moves = [n.target for n in found if isinstance(n, Move) and n.target.slot == 2]
+    assert moves == [Place(2, 32), Place(2, 16), Place(2, 0)]
+
+
 def test_steps_without_bytes_or_blocks_are_left_out():
     steps = [
         Copy(Input(0), Output(0), plans.B * 4),

@@ -19,6 +19,7 @@ from vtc.ir.op import REGISTRY, Pointwise
 from vtc.ir.ops.composite import Composite
 from vtc.ir.ops.control import Control, Item, StopGradient
 from vtc.ir.ops.expr import Expr
+from vtc.ir.ops.vendor import Vendor
 from vtc.ir.saved import from_json, to_json
 from vtc.ir.target import cpu
 from vtc.ir.text import parse
@@ -394,8 +395,10 @@ def test_an_output_that_is_a_param_is_copied():
 
 
 def test_every_op_has_a_family():
-    """Composites are spelled out unless the target keeps them: those it keeps have a family."""
-    free = (Pointwise, Composite, Control, Item, StopGradient)
+    """Composites are spelled out unless the target keeps them: those it keeps have a family. A
+    program is cut at what vendors compute.
+    """
+    free = (Pointwise, Composite, Control, Item, StopGradient, Vendor)
     for op in REGISTRY.values():
         assert issubclass(op, (*free, *FAMILIES)), op.name
     for name in cpu().keeps:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("vtc.__main__",),
     ("vtc.commands",),
-    ("vtc.nn", "vtc.optim"),
+    ("vtc.amp", "vtc.debug", "vtc.func", "vtc.linalg", "vtc.nn", "vtc.optim"),
     ("vtc.frontend",),
     ("vtc.packing",),
     ("vtc.build", "vtc.cuda"),

@@ -8,6 +8,7 @@ import operator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import gammaln
 
 from vtc.ir.ops.random import philox4x32
 from vtc.ir.scalar import Scalars
@@ -19,6 +20,8 @@ UNARY = {
     "not_": lambda x: not x if x.dtype == np.bool_ else ~x,
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "erf": lambda x: x.dtype.type(math.erf(x)),
+    "erfc": lambda x: x.dtype.type(math.erfc(x)),
+    "lgamma": lambda x: gammaln(x) if x != -math.inf else math.inf,
     "round": np.round,
 }
 BINARY = {
@@ -34,6 +37,9 @@ BINARY = {
     "and_": operator.and_,
     "or_": operator.or_,
     "xor": operator.xor,
+    "shl": np.left_shift,
+    "shr": np.right_shift,
+    "atan2": np.arctan2,
 }
 
 

@@ -18,10 +18,11 @@ from vtc.ir.op import REGISTRY
 from vtc.ir.ops.activation import Dropout, Gelu, LogSoftmax, Relu, Sigmoid, Silu, Softmax
 from vtc.ir.ops.attention import AttentionGradient, Rotary, ScaledDotProductAttention
 from vtc.ir.ops.composite import Composite, results
-from vtc.ir.ops.conv import AvgPool2d, Conv2d, MaxPool2d
+from vtc.ir.ops.conv import Conv2d
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.loss import CrossEntropy
 from vtc.ir.ops.norm import LayerNorm, RmsNorm
+from vtc.ir.ops.pool import AvgPool2d, MaxPool2d
 from vtc.ir.types import DTYPES, TensorType, TupleType, bf16, f32, i64
 
 COMPOSITES = [c for c in REGISTRY.values() if issubclass(c, Composite)]

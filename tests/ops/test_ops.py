@@ -19,7 +19,7 @@ from vtc.ir.text import parse, show
 from vtc.ir.types import TensorType, dtype_of
 
 # Control ops mean nothing without a program around them; item takes results of other ops.
-WITHOUT_SAMPLES = {"call", "gradient", "item"}
+WITHOUT_SAMPLES = {"call", "cond", "for_loop", "gradient", "item", "while_loop"}
 # Sizes of the inputs are fixed by attributes, or there is nothing to vary.
 WITHOUT_SYMBOLS = {"advance", "bits", "full", "iota", "normal", "uniform", "unwindow"}
 

@@ -34,6 +34,16 @@ VALUES = (
     ("rsqrt", (SPECIAL,), "rsqrt"),
     ("erf", (SPECIAL,), "erf"),
     ("tanh", (SPECIAL,), "tanh"),
+    *(
+        (name, (SPECIAL,), name)
+        for name in (
+            *("tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "exp2"),
+            *("expm1", "log1p", "erfc", "erfinv", "lgamma"),
+        )
+    ),
+    *((name, (X, Y), name) for name in ("atan2", "hypot", "logaddexp", "xlogy")),
+    ("left_shift", (np.array([1, -3, 5, 5]), np.array([3, 1, 64, -1])), "bitwise_left_shift"),
+    ("right_shift", (np.array([9, -9, -5, 5]), np.array([1, 1, 64, -1])), "bitwise_right_shift"),
     ("add", (X, Y), "add"),
     ("div", (X, Y), "div"),
     ("remainder", (X, Y), "remainder"),

@@ -14,7 +14,9 @@ from vtc.frontend.functions.promotion import promoted
 from vtc.ir.op import REGISTRY
 from vtc.ir.ops.elementwise import Cast, Elementwise
 
-OPS = [o for o in REGISTRY.values() if issubclass(o, Elementwise) and o is not Cast]
+OPS = [
+    o for o in REGISTRY.values() if issubclass(o, Elementwise) and o is not Cast and not fields(o)
+]
 DTYPES = [vtc.float32, vtc.float64, vtc.float16, vtc.bfloat16, vtc.int64, vtc.int32, vtc.uint8]
 NUMBERS = [2, -1, 0, True, 0.5, -0.0, math.nan, math.inf]
 ARRAY = np.array([[-2.5, -1, -0.0], [0.0, 1.5, 3]])
@@ -39,10 +41,13 @@ def known(op, *values):
     return promoted(op, *values) if found is None else found
 
 
-@pytest.mark.parametrize("kind", OPS, ids=lambda o: o.name)
-def test_no_op_has_attributes(kind):
+def test_ops_with_attributes_are_not_mixed_up():
     """An op is known by its class."""
-    assert not fields(kind)
+    x = vtc.tensor([0.5, 2.0])
+    for _ in range(4):
+        first, second = vtc.polygamma(1, x), vtc.polygamma(2, x)
+        assert (first > 0).all()
+        assert (second < 0).all()
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, vtc.bool], ids=str)

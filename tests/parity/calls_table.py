@@ -4,7 +4,10 @@
 that is no expression is run on a copy of ``x`` (or assigns ``out``), and that is its result.
 """
 
+import math_calls_table
 import numpy as np
+import order_calls_table
+import structure_table
 
 
 def operands():
@@ -1272,6 +1275,9 @@ GROUPS = {
     "products": PRODUCTS,
     "losses": LOSSES,
     "edges": EDGES,
+    **math_calls_table.GROUPS,
+    **order_calls_table.GROUPS,
+    **structure_table.GROUPS,
 }
 
 # Rows that do not pass yet, and why.

@@ -16,12 +16,13 @@ from vtc.codegen.cuda import generate
 from vtc.ir.graph import GraphBuilder, Program
 from vtc.ir.ops.control import Call, Item
 from vtc.ir.ops.expr import Expr
-from vtc.ir.plan import Arena, Copy, Input, Launch
+from vtc.ir.plan import Arena, Copy, Input, Launch, Moving
 from vtc.ir.target import cuda
 from vtc.ir.types import TensorType, TupleType
 from vtc.passes import PIPELINE
 from vtc.passes.pipeline import Context
 from vtc.passes.pipeline import run as run_passes
+from vtc.runtime.cuda.steps import spelled
 from vtc.runtime.fit import Fit, shape_at, size_at
 
 FRESH, BEHIND = 0xCD, 256
@@ -84,7 +85,8 @@ def run_plan(plan, inputs):
     """
     memory = Memory(plan, [np.asarray(a) for a in inputs])
     kernels = {k.name: k for k in plan.kernels}
-    for step in plan.steps:
+    for _, step, turns in spelled(plan, memory.values):
+        memory.turns = turns
         match step:
             case Launch():
                 memory.launch(step, kernels[step.kernel])
@@ -106,6 +108,7 @@ class Memory:
             for over, b in zip(fit.over, plan.outputs, strict=True)
         ]
         self.arena = room(size_at(plan.arena, self.values))
+        self.turns = {}
 
     def launch(self, step, kernel):
         """Run ``kernel`` over its grid."""
@@ -136,6 +139,8 @@ class Memory:
                 return self.inputs[i]
             case Arena(offset):
                 return self.arena[size_at(offset, self.values) :]
+            case Moving(base, loop, step):
+                return self.bytes(base)[self.turns[loop] * size_at(step, self.values) :]
         return self.results[ref.index]
 
     def outputs(self):

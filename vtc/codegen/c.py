@@ -17,6 +17,7 @@ from vtc.codegen.families import spec_of
 from vtc.codegen.host import host
 from vtc.codegen.region import Region
 from vtc.codegen.render import render, symbol
+from vtc.codegen.spec import Several
 from vtc.codegen.steps import Made, planned
 from vtc.errors import CodegenError
 from vtc.ir.graph import Program
@@ -133,8 +134,13 @@ def _linked(
     return library
 
 
-def _made(region: Region) -> tuple[Made]:
-    spec = spec_of(region)
-    name = symbol(spec.template, spec)
-    work = spec.head.parts.work if spec.head.parts else 0
-    return (Made(name, render(spec.template, symbol=name, spec=spec), work),)
+def _made(region: Region) -> tuple[Made, ...]:
+    found = spec_of(region)
+    several = found if isinstance(found, Several) else Several((found,), ())
+    made = []
+    for spec in several.specs:
+        name = symbol(spec.template, spec)
+        work = spec.head.parts.work if spec.head.parts else 0
+        source = render(spec.template, symbol=name, spec=spec)
+        made.append(Made(name, source, work, scratch=several.scratch))
+    return tuple(made)

@@ -16,7 +16,10 @@ from vtc.codegen.pointwise import HorizontalSpec, PointwiseSpec, pointwise
 from vtc.codegen.reduction import reduction
 from vtc.codegen.region import Region
 from vtc.codegen.rows import ReductionSpec
+from vtc.codegen.scan import ScanSpec, scan
 from vtc.codegen.scatter import ScatterSpec, scatter
+from vtc.codegen.sort import SortSpec, sort
+from vtc.codegen.spec import Several
 from vtc.errors import CodegenError
 from vtc.ir.graph import Graph, Node
 from vtc.ir.op import Pointwise
@@ -25,6 +28,8 @@ from vtc.ir.ops.contract import Matmul
 from vtc.ir.ops.control import Item, StopGradient
 from vtc.ir.ops.index import Scattering
 from vtc.ir.ops.reduce import ArgReduction, Reduction
+from vtc.ir.ops.scan import Scan
+from vtc.ir.ops.sort import Sorting
 
 Spec = (
     PointwiseSpec
@@ -34,6 +39,9 @@ Spec = (
     | AttentionSpec
     | AttentionGradientSpec
     | ScatterSpec
+    | ScanSpec
+    | SortSpec
+    | Several
 )
 Family = Callable[[Region, Node], Spec]
 
@@ -45,6 +53,8 @@ FAMILIES: dict[Any, Family] = {
     ScaledDotProductAttention: attention,
     AttentionGradient: attention_gradient,
     Scattering: scatter,
+    Scan: scan,
+    Sorting: sort,
 }
 
 

@@ -10,13 +10,26 @@ of ``pool``; without a pool everything runs in the thread of the caller. There i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
 from vtc.codegen.render import render
 from vtc.codegen.sizes import Facts, c_text, rename
 from vtc.ir.dims import Size, bounds
-from vtc.ir.plan import Arena, Copy, Input, Launch, Output, Plan, Ref
+from vtc.ir.plan import (
+    Arena,
+    Branch,
+    Copy,
+    Input,
+    Launch,
+    Loop,
+    Moving,
+    Output,
+    Plan,
+    Ref,
+    Step,
+)
 
 GRAIN = 1 << 14
 """Work of a part, in loads, below which threads do not help."""
@@ -34,6 +47,22 @@ class HostStep:
     sizes: tuple[str, ...]
     failure: int
     work: str = ""
+    kind: str = "step"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HostFlow:
+    """A loop of ``count`` turns, or, with a ``condition``, while its byte is not 0 after ``first``
+    (``kind`` says which); or a branch: ``first`` where the byte is not 0, else ``second``.
+    """
+
+    kind: str
+    first: tuple[HostStep | HostFlow, ...]
+    second: tuple[HostStep | HostFlow, ...]
+    index: str = ""
+    count: str = ""
+    condition: str = ""
 
 
 @final
@@ -43,40 +72,66 @@ class HostSpec:
 
     symbols: tuple[str, ...]
     dims: tuple[str, ...]
-    steps: tuple[HostStep, ...]
+    steps: tuple[HostStep | HostFlow, ...]
     grain: int
 
 
 def host(plan: Plan) -> str:
     """The source of the host program of ``plan``."""
-    names = {d.name: f"d{k}" for k, d in enumerate(plan.dims)}
-    ranges = {d.name: (d.min, d.max) for d in plan.dims}
-    facts = Facts({names[d]: ends for d, ends in ranges.items()})
-    symbols = {k.name: k.symbol for k in plan.kernels}
+    writer = _Writer(plan)
+    steps = tuple(writer.step(step, k + 1) for k, step in enumerate(plan.steps))
+    distinct = tuple(dict.fromkeys(writer.symbols.values()))
+    return render("host", spec=HostSpec(distinct, tuple(writer.names.values()), steps, GRAIN))
 
-    def text(size: Size) -> str:
-        return c_text(rename(size, names), facts)
 
-    def place(ref: Ref) -> str:
+@final
+class _Writer:
+    """Spells steps in C."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.names = {d.name: f"d{k}" for k, d in enumerate(plan.dims)}
+        self.ranges = {d.name: (d.min, d.max) for d in plan.dims}
+        self.facts = Facts({self.names[d]: ends for d, ends in self.ranges.items()})
+        self.symbols = {k.name: k.symbol for k in plan.kernels}
+
+    def text(self, size: Size) -> str:
+        """A size."""
+        return c_text(rename(size, self.names), self.facts)
+
+    def place(self, ref: Ref) -> str:
+        """An address."""
         match ref:
             case Input(i):
                 return f"inputs[{i}]"
             case Output(i):
                 return f"outputs[{i}]"
             case Arena(offset):
-                return f"(char *)arena + {text(offset)}"
+                return f"(char *)arena + {self.text(offset)}"
+            case Moving(base, loop, step):
+                return f"(char *)({self.place(base)}) + i{loop} * ({self.text(step)})"
 
-    steps = []
-    work: Size
-    for k, step in enumerate(plan.steps):
+    def step(self, step: Step, failure: int) -> HostStep | HostFlow:
+        """A step, and those in it, which fail as it does."""
+
+        def inner(steps: Iterable[Step]) -> tuple[HostStep | HostFlow, ...]:
+            return tuple(self.step(s, failure) for s in steps)
+
         match step:
             case Launch(kernel=kernel, args=args, sizes=sizes, work=work):
-                symbol, refs = symbols[kernel], args
+                most = bounds(work, self.ranges)[1]
+                small = most is not None and most < 2 * GRAIN
+                texts = tuple(map(self.place, args)), tuple(map(self.text, sizes))
+                parts = "" if small else self.text(work)
+                return HostStep(self.symbols[kernel], *texts, failure, parts)
             case Copy(source, target, nbytes):
-                symbol, refs, sizes, work = "", (source, target), (nbytes,), 0
-        most = bounds(work, ranges)[1]
-        small = most is not None and most < 2 * GRAIN
-        texts = tuple(map(place, refs)), tuple(map(text, sizes))
-        steps.append(HostStep(symbol, *texts, k + 1, "" if small else text(work)))
-    distinct = tuple(dict.fromkeys(symbols.values()))
-    return render("host", spec=HostSpec(distinct, tuple(names.values()), tuple(steps), GRAIN))
+                places = self.place(source), self.place(target)
+                return HostStep("", places, (self.text(nbytes),), failure)
+            case Branch(condition, then, otherwise):
+                cell = self.place(condition)
+                return HostFlow("branch", inner(then), inner(otherwise), condition=cell)
+            case Loop(number, steps, count, reverse, test, condition):
+                if condition is not None:
+                    cell = self.place(condition)
+                    return HostFlow("while", inner(test), inner(steps), condition=cell)
+                kind = "down" if reverse else "up"
+                return HostFlow(kind, inner(steps), (), f"i{number}", self.text(count))

@@ -24,7 +24,10 @@ WORTH = 8
 
 _COST = {"vtc_from_bf16(": 1, "__builtin_sqrtf": 4, "__builtin_sqrt": 6, " / ": 3}
 _FUNCTION, _GATHER = 12, 8
-_CALL = re.compile(r"(vtc_\w+|sinf?|cosf?|exp|log|tanh|erf|powf?)\(?|\(\w+\)vtc_\w+\(")
+_CALL = re.compile(
+    r"(vtc_\w+|sinf?|cosf?|exp|exp2|expm1|log|log1p|tanh|erf|erfc|lgamma|atan2|powf?)\(?"
+    r"|\(\w+\)vtc_\w+\("
+)
 
 
 @final

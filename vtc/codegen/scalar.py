@@ -41,7 +41,9 @@ overflow.
 _SYMBOL = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and_": "&", "or_": "|", "xor": "^"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _BUILTIN = {"sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "rint"}
-_OWN_F32 = {"exp", "log", "tanh", "erf", "sin", "cos"}
+_OWN_F32 = {fn: f"vtc_{fn}f" for fn in ("exp", "log", "tanh", "erf", "sin", "cos")}
+_SPECIAL_F32 = {fn: f"vtc_{fn}f" for fn in ("exp2", "log1p", "erfc", "lgamma", "atan2")}
+_SPECIAL_F32["expm1"] = "vtc_expm1_allf"
 
 
 @final
@@ -92,6 +94,10 @@ class CScalars(Spelling):
             return self._extreme(fn, x, y)
         if fn in ("and_", "or_", "xor"):
             return self._bitwise(fn, x, y)
+        if fn in ("shl", "shr"):
+            return self._shifted(fn, x, y)
+        if fn == "atan2":
+            return self._let(dtype, self._function(fn, dtype), "(", x, ", ", y, ")")
         if fn in ("floordiv", "mod", "pow"):
             return self._division(fn, x, y) if dtype.kind == "int" else self._float(fn, x, y)
         if dtype.kind == "float":
@@ -244,7 +250,10 @@ class CScalars(Spelling):
         if fn == "abs":
             return f"__builtin_fabs{_suffix(dtype)}"
         self.trace.needs.add("math")
-        return f"vtc_{fn}f" if dtype is f32 and fn in _OWN_F32 else f"{fn}{_suffix(dtype)}"
+        if fn in _SPECIAL_F32:
+            self.trace.needs.add("special")
+        own = (_OWN_F32 | _SPECIAL_F32).get(fn) if dtype is f32 else None
+        return own or f"{fn}{_suffix(dtype)}"
 
     def _extreme(self, fn: str, x: Value, y: Value) -> Value:
         sign = " < " if fn == "min" else " > "
@@ -260,6 +269,14 @@ class CScalars(Spelling):
                     return b if a.text == "1" else a
         kind = REGISTER[x.dtype.name]
         return self._let(x.dtype, f"({kind})(", x, f" {_SYMBOL[fn]} ", y, ")")
+
+    def _shifted(self, fn: str, x: Value, y: Value) -> Value:
+        """By less than the width; to the left without a sign, where nothing overflows."""
+        ctype = REGISTER[x.dtype.name]
+        if fn == "shr":
+            return self._let(x.dtype, f"({ctype})(", x, " >> ", y, ")")
+        unsigned = WRAPPING.get(x.dtype.name, "uint32_t")
+        return self._let(x.dtype, f"({ctype})(({unsigned})", x, " << ", y, ")")
 
     def _division(self, fn: str, x: Value, y: Value) -> Value:
         ctype = REGISTER[x.dtype.name]

@@ -37,6 +37,10 @@ UNIT = 16
 
 WIDTH = "width"
 
+_SIGN = {"add": "+", "mul": "*"}
+_BEYOND = {"max": ">", "min": "<"}
+"""How what is there compares with an element that does not take its place; NaN stays."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -216,15 +220,20 @@ class _Scattering:
         return (f"if ({BEGIN} <= ", place, " && ", place, f" < {END}) ")
 
     def _stored(self, cell: Cell, value: Value) -> tuple[Part, ...]:
-        """What is in ``cell`` once ``value`` has been written or added."""
+        """What is in ``cell`` once ``value`` has been written or has met it."""
         dtype = self.root.tensor.dtype
         if not self.op.accumulate:
             return self.elements.scalars.stored(value, dtype)
+        if self.op.joined in _BEYOND:
+            beyond: tuple[Part, ...] = (cell, f" {_BEYOND[self.op.joined]} ", value)
+            nan = (" || ", cell, " != ", cell) if dtype.kind == "float" else ()
+            return (*beyond, *nan, " ? ", cell, " : ", value)
+        sign = _SIGN[self.op.joined]
         if dtype.kind != "int":
-            return cell, " + ", value
+            return cell, f" {sign} ", value
         unsigned = WRAPPING.get(dtype.name, "int")
-        added = (f"({unsigned})", cell, f" + ({unsigned})", value)
-        return (f"({REGISTER[dtype.name]})(", *added, ")")
+        joined = (f"({unsigned})", cell, f" {sign} ({unsigned})", value)
+        return (f"({REGISTER[dtype.name]})(", *joined, ")")
 
 
 def _least(size: Size) -> int:

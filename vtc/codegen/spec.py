@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from vtc.codegen.region import Elements
 from vtc.codegen.scalar import STORAGE
@@ -63,6 +63,17 @@ class Level:
     pragma: str = ""
     start: str = "0"
     step: str = "1"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Several:
+    """Kernels of a region that run one after the other, with pointers to ``scratch`` memory of so
+    many bytes each after all others.
+    """
+
+    specs: tuple[Any, ...]
+    scratch: tuple[Size, ...]
 
 
 def head(

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import final
 
+from vtc.codegen.flow import Frame, flow_step
 from vtc.codegen.hazards import EVERYTHING, Hazards, Use
 from vtc.codegen.region import Region
 from vtc.codegen.sizes import Facts
 from vtc.errors import CodegenError
 from vtc.ir.dims import Size, Sym, bounds, maximum, substitute
 from vtc.ir.graph import Graph, Node, Program
+from vtc.ir.ops.bodies import body_program
 from vtc.ir.ops.control import Call, Item
+from vtc.ir.ops.flow import Flow, ForLoop, WhileLoop
 from vtc.ir.ops.pieces import pieces
 from vtc.ir.ops.view import Reshape
 from vtc.ir.plan import (
@@ -78,14 +82,8 @@ Make = Callable[[Region], Sequence[Made]]
 def planned(program: Program, target: Target, make: Make) -> Plan:
     """The plan of a ``planned`` program, without a host program."""
     entry = program.entry
-    writer = _Writer(program, make)
-    for node in entry.nodes:
-        writer.place(node)
-    writer.values = writer.arena
-    for node in entry.nodes:
-        if isinstance(node.op, Call):
-            writer.call(node, program.by_name[node.op.graph])
-    writer.copies()
+    writer = _Writer(program, target, make)
+    writer.write()
     facts = Facts({d.name: (d.min, d.max) for d in program.dims})
     inputs = zip(entry.params, program.facts, strict=True)
     return Plan(
@@ -112,6 +110,7 @@ class _Writer:
     """
 
     program: Program
+    target: Target
     make: Make
     places: dict[Node, tuple[Ref, ...]] = field(default_factory=dict)
     kernels: dict[str, Kernel] = field(default_factory=dict)
@@ -119,6 +118,7 @@ class _Writer:
     after: list[tuple[int, ...]] = field(default_factory=list)
     arena: Size = 0
     values: Size = 0
+    _loops: Iterator[int] = field(default_factory=count)
     _of_graph: dict[str, tuple[_Launched, ...]] = field(default_factory=dict)
     _hazards: Hazards = field(default_factory=Hazards)
 
@@ -126,13 +126,26 @@ class _Writer:
         for i, param in enumerate(self.program.entry.params):
             self.places[param] = (Input(i),)
 
+    def write(self) -> None:
+        """All steps."""
+        for node in self.program.entry.nodes:
+            self.place(node)
+        self.values = self.arena
+        for node in self.program.entry.nodes:
+            match node.op:
+                case Call(graph=graph):
+                    self.call(node, self.program.by_name[graph])
+                case Flow():
+                    self.flow(node, node.op)
+        self.copies()
+
     def place(self, node: Node) -> None:
         """Where the results of ``node`` are."""
         match node.op:
             case Item(index=index):
                 self.places[node] = (self.places[node.inputs[0]][index],)
-            case Call(at=at):
-                self.places[node] = tuple(map(self.ref, at))
+            case Call() | Flow():
+                self.places[node] = tuple(map(self.ref, node.op.places))
                 self.room(node)
             case op:
                 what = op.name if op else "param"
@@ -152,7 +165,7 @@ class _Writer:
         results = _tensors(node.type)
         if len(results) != len(self.places[node]):
             want = f"expected a place for each result of {node.name}: {node.type}"
-            raise CodegenError(f"call: {want}, got {len(self.places[node])}")
+            raise CodegenError(f"place: {want}, got {len(self.places[node])}")
         for ref, type in zip(self.places[node], results, strict=True):
             if isinstance(ref, Arena):
                 end = ref.offset + self.most(type.nbytes)
@@ -187,6 +200,39 @@ class _Writer:
             touched = [uses[k] for k in which] + [self.use(r, n, writes=True) for r, n in beside]
             step = Launch(one.kernel, own, one.sizes, note, one.work, one.grid)
             self.step(step, touched)
+
+    def flow(self, node: Node, op: Flow) -> None:
+        """A loop or a branch, with the steps of the graphs that it runs.
+
+        These have a frame of the arena behind all values. What a loop carries lies, from the start,
+        where the results are.
+        """
+        results, inputs = self.places[node], [self.places[i][0] for i in node.inputs]
+        types = [t.nbytes for t in _tensors(node.type)]
+        uses = [self.use(i, n.tensor.nbytes) for i, n in zip(inputs, node.inputs, strict=True)]
+        written = [self.use(r, n, writes=True) for r, n in zip(results, types, strict=True)]
+        for k in range(op.carried if isinstance(op, ForLoop | WhileLoop) else 0):
+            if not self.same([inputs[k]], [results[k]]):
+                self.step(Copy(inputs[k], results[k], types[k]), [uses[k], written[k]])
+        frame = Frame(self.values, self.target)
+        note = "" if node.loc is None else str(node.loc)
+        step = flow_step(op, inputs, results, node, frame, self.steps_of, self._loops, note)
+        self.arena = maximum(self.arena, frame.end)
+        whole = self.use(Arena(frame.start), frame.end - frame.start, writes=True)
+        self.step(step, [*uses, *written, whole])
+
+    def steps_of(self, name: str, carried: int) -> tuple[tuple[Step, ...], Size]:
+        """The steps of the graph called ``name`` as an entry, and the arena that they need."""
+        inner = _Writer(
+            body_program(self.program, name, carried),
+            self.target,
+            self.make,
+            kernels=self.kernels,
+            _loops=self._loops,
+            _of_graph=self._of_graph,
+        )
+        inner.write()
+        return tuple(inner.steps), inner.arena
 
     def step(self, step: Step, uses: Sequence[Use]) -> None:
         """One more step, which touches memory as ``uses`` say."""

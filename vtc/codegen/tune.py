@@ -168,7 +168,8 @@ def _plain(op: Op) -> bool:
 
 def _subjects(program: Program, target: Target) -> list[_Subject]:
     found: dict[str, _Subject] = {}
-    called = dict.fromkeys(n.op.graph for n in program.entry.nodes if isinstance(n.op, Call))
+    nodes = (n for g in program.graphs for n in g.nodes)
+    called = dict.fromkeys(n.op.graph for n in nodes if isinstance(n.op, Call))
     for name in called:
         region = Region.of(program.by_name[name], program.ranges)
         key = _key(region, program, target)

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from vtc.ir.plan import Launch, Plan
+from vtc.ir.plan import Launch, Plan, flat
 from vtc.ir.saved import from_json
 from vtc.runtime.archive import WEIGHTS, Archive
 from vtc.runtime.manifest import to_json
@@ -99,7 +99,7 @@ def _targets(manifest: Manifest, plans: Mapping[str, Plan]) -> Table:
         made = [plans[p.plan] for p in own]
         files = {f for p in own for f in _files(p)}
         kernels = {k.symbol for plan in made for k in plan.kernels}
-        launches = sum(isinstance(s, Launch) for plan in made for s in plan.steps)
+        launches = sum(isinstance(s, Launch) for plan in made for s in flat(plan.steps))
         nbytes = sum(manifest.members[f].bytes for f in files)
         counts = (len(own), len(kernels), launches, nbytes)
         table.add_row(target, *(f"{n:,}" for n in counts))

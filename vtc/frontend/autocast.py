@@ -21,7 +21,8 @@ from vtc.runtime.device import Device
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
 
-LOW = frozenset({"matmul", "conv2d", "scaled_dot_product_attention"})
+_CONVOLUTIONS = [f"{name}{axes}d" for name in ("conv", "conv_transpose") for axes in (1, 2, 3)]
+LOW = frozenset({"matmul", "scaled_dot_product_attention", *_CONVOLUTIONS})
 FULL = frozenset(
     {
         "exp",
@@ -36,6 +37,7 @@ FULL = frozenset(
         "layer_norm",
         "rms_norm",
         "cross_entropy",
+        *("acos", "asin", "cosh", "erfinv", "expm1", "log1p", "sinh", "tan"),
     }
 )
 

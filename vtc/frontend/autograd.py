@@ -151,11 +151,14 @@ def restore(saved: Saved) -> Tensor:
 class _Running(threading.local):
     def __init__(self) -> None:
         self.segment: Any = None
+        self.body: Any = None
         self.device: Device | None = None
 
 
 running = _Running()
-"""The checkpointed segment that runs on this thread, and the device of its sweep."""
+"""The checkpointed segment that runs on this thread, the body of a loop or a branch that does, and
+the device of its sweep.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +268,8 @@ class Engine:
         """``x`` becomes ``value``: its history becomes ``value``'s, and its base's follows."""
         if running.segment is not None:
             running.segment.writing(x)
+        if running.body is not None:
+            running.body.writing(x)
         if not state.grad or not (x.requires_grad or value.requires_grad):
             return
         root = x

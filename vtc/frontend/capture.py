@@ -7,15 +7,17 @@ that the code meets become parameters; those it changed become outputs that over
 
 from __future__ import annotations
 
+import abc
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vtc.errors import CaptureError, GradientError, VersionError
+from vtc.errors import CaptureError, GradientError
 from vtc.frontend import dispatch
 from vtc.frontend.borders import Borders
 from vtc.frontend.dispatch import Rest, Result, state
+from vtc.frontend.frames import Frames, reachable
 from vtc.frontend.inputs import (
     Cell,
     GradSlot,
@@ -24,7 +26,6 @@ from vtc.frontend.inputs import (
     Source,
     base_of,
     common_place,
-    device_of_inputs,
     is_number_node,
     place,
     same_view,
@@ -43,7 +44,7 @@ from vtc.runtime.device import Device
 
 
 @dataclass(eq=False)
-class Capture:
+class Capture(abc.ABC):
     """One trace. It is also a :class:`~vtc.ir.op.Builder` of nodes."""
 
     by_base: set[int] = field(default_factory=set)
@@ -54,6 +55,8 @@ class Capture:
     named: dict[int, str] = field(default_factory=dict)
     sites: dict[Node, Site] = field(default_factory=dict)
     borders: Borders = field(default_factory=Borders)
+    frames: Frames = field(default_factory=Frames)
+    notes: list[tuple[Any, ...]] | None = None  # to be printed; None where nothing can be
 
     def __post_init__(self) -> None:
         self.cells: dict[int, Cell] = {}
@@ -105,6 +108,7 @@ class Capture:
             and isinstance(node.type, TensorType)
             and node.type.dtype.kind in ("float", "complex"),
             device=device,
+            frame=self.frames.current,
         )
         self.made.add(x)
         return x
@@ -131,9 +135,9 @@ class Capture:
 
     # devices
 
+    @abc.abstractmethod
     def device_of(self, x: Tensor) -> Device:
         """Where ``x`` is, or will be."""
-        return place(x) or device_of_inputs(self.inputs)
 
     def create(self, op: Op, device: Device) -> Tensor:
         """The result of an ``op`` without inputs, on ``device``."""
@@ -182,10 +186,12 @@ class Capture:
         """The current value of ``x``."""
         cell = self.cell(x)
         if cell is not None:
+            self.frames.refuse_ended(cell.node)
             return cell.node
         parent, op = self.parent(x)
         version = self.root(parent).version
-        if x._storage is not None or x._stamp != version or x._node is None:
+        old = x._stamp != version or x._node is None or x._node in self.frames.ended
+        if x._storage is not None or old:
             node = self.apply(op, self.node(parent))
             if x._storage is not None:
                 return node
@@ -250,6 +256,7 @@ class Capture:
             self.current_leaf[id(x)] = node
         if x._storage is not None:
             self.cells[id(x._storage)] = cell
+            cell.frame = self.frames.born.get(id(x))
         self.inputs.append(Input(node, source, cell))
         self.kept.append(x)
         return cell
@@ -266,6 +273,7 @@ class Capture:
     def born(self, x: Tensor) -> None:
         """A concrete tensor made during the trace: a constant of the program."""
         self.born_here[id(x)] = x
+        self.frames.born[id(x)] = self.frames.current
 
     # gradients
 
@@ -330,6 +338,7 @@ class Capture:
 
     def replace(self, x: Tensor, cell: Cell, node: Node, *, requires: bool) -> None:
         """The root ``x`` has a new value."""
+        self.frames.writing(x, cell)
         leaf = cell.tensor if cell.tensor is not None else x
         if cell.requires and cell.node in self.leaves:
             if requires:
@@ -359,6 +368,7 @@ class Capture:
         self, x: Tensor, gradient: Tensor | None, *, retain_graph: bool, create_graph: bool
     ) -> None:
         """Record the gradient marker and accumulate ``.grad`` of the leaves."""
+        self.frames.refuse_backward()
         node = self.node(x)
         if not self.requires(x):
             raise located(
@@ -408,28 +418,7 @@ class Capture:
 
     def reachable(self, node: Node) -> tuple[list[tuple[Node, Tensor]], set[Node]]:
         """The leaves below ``node``, in the order they came, and every node between."""
-        seen, queue, found = {node}, [node], []
-        while queue:
-            n = queue.pop()
-            if n in self.leaves:
-                found.append(n)
-                continue
-            for i in n.inputs:
-                if i in self.hot and i not in seen:
-                    seen.add(i)
-                    queue.append(i)
-        for n in found:
-            leaf = self.leaves[n]
-            if self.current_leaf[id(leaf)] is not n:
-                raise located(
-                    VersionError,
-                    f"a value needed for the gradient was changed in place: {n.name}: "
-                    f"{n.type} was written after it was used",
-                )
-        order = {n: i for i, n in enumerate(self.leaves)}
-        return [(n, self.leaves[n]) for n in sorted(found, key=order.__getitem__)], seen - set(
-            found
-        )
+        return reachable(node, self.hot, self.leaves, self.current_leaf)
 
     def leaves_of(self, x: Tensor) -> list[Tensor]:
         """The leaves that gradients of ``x`` reach."""

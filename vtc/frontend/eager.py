@@ -27,6 +27,7 @@ from vtc.ir.evaluate import compute
 from vtc.ir.op import Op
 from vtc.ir.ops.control import Checkpoint, StopGradient
 from vtc.ir.ops.fill import Full
+from vtc.ir.ops.strided import Strided
 from vtc.ir.ops.view import Reshape, View, ints
 from vtc.ir.types import Array, TensorType, TupleType, dtype_of
 from vtc.runtime.buffer import address
@@ -135,6 +136,9 @@ def shown(op: Op, array: Array) -> Array | None:
     """The view ``op`` of ``array``; None where the elements would have to move."""
     if isinstance(op, Reshape):
         return reshaped(_device(array), ints(op.shape))
+    if isinstance(op, Strided):
+        cut = op.cut(array)
+        return strided(_device(cut), *op.layout(cut))
     found: Array = op.reference(array)
     return found
 

@@ -29,6 +29,7 @@ from vtc.frontend.example import run_example
 from vtc.frontend.held import Held
 from vtc.frontend.inputs import Source
 from vtc.frontend.jit import Compiled
+from vtc.frontend.notes import Printing
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.frontend.trace import Given, Made, Part, Plain, Traced
@@ -277,6 +278,8 @@ def _result(subject: Subject, part: Part, held: Held) -> Result:
 def _form(tree: Tree | None) -> Form | None:
     if tree is None:
         return None
+    if tree.kind is Printing:
+        raise located(ArgumentError, "export: a package prints nothing, take debug.print out")
     kind: Kind = "dataclass"
     keys = tree.keys
     if issubclass(tree.kind, dict):

@@ -318,8 +318,8 @@ class Tensor(TensorMethods):
     def __bool__(self) -> bool:
         array = self._concrete(
             "a branch on data: bool()",
-            ";\n       use vtc.where, vtc.cond, vtc.while_loop or vtc.scan, or return the value and branch "
-            "outside the compiled function",
+            ";\n       use vtc.where, vtc.cond, vtc.while_loop or vtc.scan, or return the value "
+            "and branch outside the compiled function",
         )
         if array.size != 1:
             raise located(

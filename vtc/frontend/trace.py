@@ -9,14 +9,15 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, final
 
 from vtc.errors import ArgumentError, CaptureError, DeviceError, LeakError
 from vtc.frontend.capture import Capture
 from vtc.frontend.dispatch import state
 from vtc.frontend.guards import Guards, Recorder
-from vtc.frontend.inputs import KEPT, Cell, Input, Restart, Source, layout, place
+from vtc.frontend.inputs import KEPT, Cell, Input, Restart, Source, device_of_inputs, layout, place
 from vtc.frontend.leaks import refuse_leaks
+from vtc.frontend.notes import with_notes
 from vtc.frontend.sizes import SizeGuard, SymInt
 from vtc.frontend.source import located
 from vtc.frontend.tensor import CPU, Tensor
@@ -144,10 +145,20 @@ def trace(request: Request) -> Traced:
     )
 
 
+@final
+class Whole(Capture):
+    """The trace of a compiled function."""
+
+    def device_of(self, x: Tensor) -> Device:
+        """Where ``x`` is, or will be."""
+        return place(x) or device_of_inputs(self.inputs)
+
+
 class _Trace:
     def __init__(self, request: Request, by_base: set[int]) -> None:
         self.request = request
-        self.capture = Capture(by_base=set(by_base))
+        self.capture = Whole(by_base=set(by_base), notes=[])
+        self.capture.frames.names.fresh(request.name)
         self.capture.sizes.ranges.update({d.name: (d.min, d.max) for d in request.dims})
         self.capture.sizes.values.update(request.values)
         self.capture.sizes.may_guard = request.may_guard
@@ -217,6 +228,8 @@ class _Trace:
 
     def finish(self, result: Any, recorder: Recorder) -> Traced:
         leaves, form = flatten(result)
+        form = with_notes(leaves, form, self.capture.notes or [])
+        self.capture.notes = None
         outputs: dict[Node, int] = {}
         self.shared = self.roots_of_several(leaves)
         parts = tuple([self.part(leaf, outputs) for leaf in leaves])
@@ -233,7 +246,8 @@ class _Trace:
             (*outputs, *gradients),
         )
         graph = self.capture.final_names().rename(graph)
-        program = Program((graph,), self.request.dims, (*facts, *(Fact(),) * len(tangents)))
+        graphs = (*self.capture.frames.graphs, graph)
+        program = Program(graphs, self.request.dims, (*facts, *(Fact(),) * len(tangents)))
         guards = self.guards(recorder)
         return Traced(
             program=program,

@@ -47,6 +47,8 @@ class Op(abc.ABC):
     name: ClassVar[str]
     moves: ClassVar[bool] = False
     """Only moves data: low precision passes through ``reference`` untouched."""
+    draws: ClassVar[bool] = False
+    """Draws random numbers from the state of a generator, its last input."""
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         if abstract:
@@ -88,6 +90,27 @@ class Op(abc.ABC):
         not wanted. The default is for ops without a gradient (integers, comparisons).
         """
         return (None,) * len(inputs)
+
+    def lifted(self, size: Size, *inputs: Any) -> Op | None:
+        """This op for inputs that all have one more axis of ``size`` in front, as its results then
+        do; ``inputs`` are their types without it. None where no single op says that.
+        """
+        return None
+
+    def batch(self, size: Size, inputs: Any, batched: Needs) -> Any:
+        """The results for ``size`` examples at once, each with an axis of them in front.
+
+        ``inputs``, as Exprs, have that axis where ``batched`` says so; one at least has. An Expr,
+        or a tuple where there are several results. The default is ``lifted``, on inputs that are
+        repeated; NotImplemented where there is none.
+        """
+        pairs = list(zip(inputs, batched, strict=True))
+        types = [x.tensor.with_shape(x.shape[1:]) if b else x.tensor for x, b in pairs]
+        op = self.lifted(size, *types)
+        if op is None:
+            return NotImplemented
+        first, *others = [x if b else x.expand((0,), (size,)) for x, b in pairs]
+        return first.apply(op, *others)
 
     @classmethod
     @abc.abstractmethod
@@ -140,6 +163,23 @@ class Builder(Protocol[V]):
 
     def type_of(self, value: V) -> Type:
         """The type of a value."""
+
+
+Own = TypeVar("Own", bound=Op)
+
+
+def shifted(op: Own) -> Own:
+    """``op`` with each axis it names one further back: what its inputs' new first axis makes of
+    it.
+    """
+    new: dict[str, Any] = {}
+    for f in fields(op):
+        value = getattr(op, f.name)
+        if f.name in ("axis", "axis1", "axis2"):
+            new[f.name] = value + 1
+        elif f.name == "axes":
+            new[f.name] = tuple(a + 1 for a in value)
+    return replace(op, **new)
 
 
 def tensor_type(op: Op, x: Type) -> TensorType:

@@ -45,14 +45,20 @@ pointer)::
 ``run`` calls the kernel for each part, in any order, and gives the results or'ed. What a kernel
 computes does not depend on ``parts``.
 
-**On a GPU** there is no host program: the steps become nodes of a CUDA graph. A kernel takes its
-pointers, which are 16-byte aligned, then its sizes as 64-bit integers, then (if it ``checks``
-indices) a pointer to a 32-bit cell into which it writes 1 if one was out of its range.
+**Loops and branches** are steps that hold steps; these run one after the other, and reach slices of
+a tensor by places that move with the loop (:class:`Moving`)::
+
+      3: for i0 < 8  # rnn.py:7
+           k0(out0, in1+i0*512, in2, out0)
+
+**On a GPU** there is no host program: the steps become nodes of a CUDA graph, loops turn by turn. A
+kernel takes its pointers, which are 16-byte aligned, then its sizes as 64-bit integers, then (if it
+``checks`` indices) a pointer to a 32-bit cell into which it writes 1 if one was out of its range.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, final
 
@@ -169,7 +175,24 @@ class Arena:
         return f"arena+{self.offset}" if isinstance(self.offset, int) else f"arena+({self.offset})"
 
 
-Ref = Input | Output | Arena
+@final
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """``step`` bytes further than ``base`` at each turn of loop ``loop``, whose turns count from 0.
+
+    ``base`` may move itself, with a loop around that one.
+    """
+
+    base: Ref
+    loop: int
+    step: Size
+
+    def __str__(self) -> str:
+        step = self.step if isinstance(self.step, int) else f"({self.step})"
+        return f"{self.base}+i{self.loop}*{step}"
+
+
+Ref = Input | Output | Arena | Moving
 
 
 @final
@@ -207,7 +230,67 @@ class Copy:
         return f"copy {self.source} -> {self.target}, {self.nbytes} bytes"
 
 
-Step = Launch | Copy
+@final
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Run ``steps`` again and again. ``number`` is this loop's, and no other's of the plan.
+
+    There are ``count`` turns, the last one first if ``reverse``; or, with a ``condition``, as many
+    as the byte there is not 0 after ``test``, which runs before each turn.
+    """
+
+    number: int
+    steps: tuple[Step, ...]
+    count: Size = 0
+    reverse: bool = False
+    test: tuple[Step, ...] = ()
+    condition: Ref | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        order = ", the last first" if self.reverse else ""
+        while_ = [f"while {self.condition}", *_indented(self.test), "do"]
+        for_ = [f"for i{self.number} < {self.count}{order}"]
+        head = for_ if self.condition is None else while_
+        head[0] += _comment(self.note)
+        return "\n".join([*head, *_indented(self.steps)])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Run the steps ``then`` if the byte at ``condition`` is not 0, else ``otherwise``."""
+
+    condition: Ref
+    then: tuple[Step, ...]
+    otherwise: tuple[Step, ...]
+    note: str = ""
+
+    def __str__(self) -> str:
+        head = f"if {self.condition}{_comment(self.note)}"
+        return "\n".join([head, *_indented(self.then), "else", *_indented(self.otherwise)])
+
+
+Step = Launch | Copy | Loop | Branch
+
+
+def parts(step: Step) -> tuple[tuple[Step, ...], ...]:
+    """The lists of steps within ``step``; none for a launch or a copy."""
+    match step:
+        case Loop(steps=steps, test=test):
+            return test, steps
+        case Branch(then=then, otherwise=otherwise):
+            return then, otherwise
+    return ()
+
+
+def flat(steps: Iterable[Step]) -> Iterator[Launch | Copy]:
+    """The launches and copies among ``steps`` and within them, each once."""
+    for step in steps:
+        if isinstance(step, Launch | Copy):
+            yield step
+        for inner in parts(step):
+            yield from flat(inner)
 
 
 @final
@@ -241,7 +324,10 @@ class Plan:
         for i, b in enumerate(self.outputs):
             yield f"out{i}{' ' if b.path else ''}{b.path}: {b.type}"
         yield f"arena: {self.arena} bytes"
-        yield from (f"{i}: {step}" for i, step in enumerate(self.steps))
+        for i, step in enumerate(self.steps):
+            first, *more = str(step).splitlines()
+            yield f"{i}: {first}"
+            yield from (f"   {line}" for line in more)
 
 
 def check(plan: Plan) -> Plan:
@@ -260,9 +346,12 @@ def check(plan: Plan) -> Plan:
     kernels = {k.name for k in plan.kernels}
     for i, step in enumerate(plan.steps):
         where = f"plan {plan.name}, step {i}"
-        if isinstance(step, Launch) and step.kernel not in kernels:
-            raise ParseError(f"{where}: expected a kernel, got {step.kernel!r}")
-        _check_step(plan, where, step, known)
+        for inner in flat((step,)):
+            if isinstance(inner, Launch) and inner.kernel not in kernels:
+                raise ParseError(f"{where}: expected a kernel, got {inner.kernel!r}")
+        _check_step(plan, where, step, known, {})
+    numbers = [s.number for s in _loops(plan.steps)]
+    _distinct(plan.name, "loop", list(map(str, numbers)))
     _check_after(plan)
     return plan
 
@@ -308,22 +397,68 @@ def _check_overwritten(plan: Plan) -> None:
             )
 
 
-def _check_step(plan: Plan, where: str, step: Step, known: frozenset[str]) -> None:
+Turns = Mapping[int, Size]
+"""How many turns each loop has that a step is in."""
+
+
+def _loops(steps: Iterable[Step]) -> Iterator[Loop]:
+    for step in steps:
+        if isinstance(step, Loop):
+            yield step
+        for inner in parts(step):
+            yield from _loops(inner)
+
+
+def _check_step(plan: Plan, where: str, step: Step, known: frozenset[str], turns: Turns) -> None:
+    for size in _sizes(step):
+        _sized(where, size, known)
+    for ref, nbytes in _refs(step):
+        _check_ref(plan, where, ref, nbytes, known, turns)
+    if isinstance(step, Loop) and step.condition is None:
+        if step.test:
+            raise ParseError(f"{where}: expected a condition for a test, got none")
+        turns = {**turns, step.number: step.count}
+    for inner in parts(step):
+        for one in inner:
+            _check_step(plan, where, one, known, turns)
+
+
+def _sizes(step: Step) -> tuple[Size, ...]:
     match step:
-        case Launch():
-            for size in (*step.sizes, step.work, *step.grid):
-                _sized(where, size, known)
-            for ref in step.args:
-                _check_ref(plan, where, ref, 0, known)
-        case Copy():
-            _sized(where, step.nbytes, known)
-            for ref in (step.source, step.target):
-                _check_ref(plan, where, ref, step.nbytes, known)
+        case Launch(sizes=sizes, work=work, grid=grid):
+            return (*sizes, work, *grid)
+        case Copy(nbytes=nbytes):
+            return (nbytes,)
+        case Loop(count=count):
+            return (count,)
+    return ()
 
 
-def _check_ref(plan: Plan, where: str, ref: Ref, nbytes: Size, known: frozenset[str]) -> None:
+def _refs(step: Step) -> Iterator[tuple[Ref, Size]]:
+    """The places that ``step`` itself names, and the bytes that are known of each."""
+    match step:
+        case Launch(args=args):
+            yield from ((ref, 0) for ref in args)
+        case Copy(source, target, nbytes):
+            yield from ((source, nbytes), (target, nbytes))
+        case Loop(condition=cell) | Branch(condition=cell) if cell is not None:
+            yield cell, 1
+
+
+def _check_ref(
+    plan: Plan, where: str, ref: Ref, nbytes: Size, known: frozenset[str], turns: Turns
+) -> None:
     """``ref`` is memory of the plan, and ``nbytes`` fit (where both sizes are numbers)."""
-    match ref:
+    base, last = ref, 0
+    while isinstance(base, Moving):
+        _sized(where, base.step, known)
+        if base.loop not in turns:
+            raise ParseError(f"{where}: expected a loop around it that counts, got i{base.loop}")
+        count, step = turns[base.loop], base.step
+        if isinstance(count, int) and isinstance(step, int):
+            last += max(count - 1, 0) * step
+        base = base.base
+    match base:
         case Input(i):
             room = plan.inputs[i].nbytes if 0 <= i < len(plan.inputs) else -1
         case Output(i):
@@ -331,9 +466,16 @@ def _check_ref(plan: Plan, where: str, ref: Ref, nbytes: Size, known: frozenset[
         case Arena(offset):
             _sized(where, offset, known)
             room = plan.arena - offset
-    if isinstance(room, int) and (room < 0 or (isinstance(nbytes, int) and room < nbytes)):
+    never = 0 in turns.values()
+    if isinstance(room, int) and (room < 0 or (isinstance(nbytes, int) and room < nbytes + last)):
+        if never and room >= 0:
+            return
         size = "" if nbytes == 0 else f"{nbytes} bytes at "
         raise ParseError(f"{where}: expected memory of the plan, got {size}{ref}")
+
+
+def _indented(steps: Iterable[Step]) -> list[str]:
+    return [f"  {line}" for step in steps for line in str(step).splitlines()]
 
 
 def _comment(note: str) -> str:

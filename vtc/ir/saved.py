@@ -15,12 +15,15 @@ from vtc.errors import ArgumentError, ParseError
 from vtc.ir.dims import Dim, Size, Sym, is_size, parse_size
 from vtc.ir.plan import (
     Arena,
+    Branch,
     Buffer,
     Build,
     Copy,
     Input,
     Kernel,
     Launch,
+    Loop,
+    Moving,
     Output,
     Plan,
     Ref,
@@ -62,7 +65,14 @@ def from_json(text: str) -> Plan:
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         got = fields.get("format") if isinstance(fields, dict) else type(fields).__name__
         raise ParseError(f"plan: expected format {FORMAT}, got {got!r}")
-    plan = Plan(
+    try:
+        return check(_plan_in(fields))
+    except RecursionError:
+        raise ParseError("plan: expected steps, got some nested too deeply") from None
+
+
+def _plan_in(fields: Mapping[str, Any]) -> Plan:
+    return Plan(
         name=_text(fields.get("name")),
         dims=_tuple(fields.get("dims"), _dim_in),
         inputs=_tuple(fields.get("inputs"), _buffer_in),
@@ -74,7 +84,6 @@ def from_json(text: str) -> Plan:
         target=_text(fields.get("target")),
         after=_tuple(fields.get("after"), lambda before: _tuple(before, _whole)),
     )
-    return check(plan)
 
 
 def _size_out(size: Size) -> int | str:
@@ -103,6 +112,8 @@ def _ref_out(ref: Ref) -> list[Any]:
             return ["out", i]
         case Arena(offset):
             return ["arena", _size_out(offset)]
+        case Moving(base, loop, step):
+            return ["moving", [_ref_out(base), loop, _size_out(step)]]
 
 
 def _step_out(step: Step) -> list[Any]:
@@ -113,6 +124,13 @@ def _step_out(step: Step) -> list[Any]:
             return ["launch", kernel, refs, numbers, note, _size_out(work), blocks]
         case Copy(source, target, nbytes):
             return ["copy", _ref_out(source), _ref_out(target), _size_out(nbytes)]
+        case Loop(number, steps, count, reverse, test, condition, note):
+            cell = None if condition is None else _ref_out(condition)
+            body, first = ([_step_out(s) for s in some] for some in (steps, test))
+            return ["loop", number, body, _size_out(count), reverse, first, cell, note]
+        case Branch(condition, then, otherwise, note):
+            both = [[_step_out(s) for s in some] for some in (then, otherwise)]
+            return ["branch", _ref_out(condition), *both, note]
 
 
 def _wrong(expected: str, got: object) -> ParseError:
@@ -192,14 +210,20 @@ _REFS: Mapping[str, Callable[[Any], Ref]] = {
     "in": lambda i: Input(_whole(i)),
     "out": lambda i: Output(_whole(i)),
     "arena": lambda offset: Arena(_size_in(offset)),
+    "moving": lambda at: _moving_in(at),
 }
 
 
 def _ref_in(value: object) -> Ref:
     kind, at = _record(value, "a reference [kind, place]", 2)
     if not isinstance(kind, str) or kind not in _REFS:
-        raise _wrong("in, out or arena", kind)
+        raise _wrong("in, out, arena or moving", kind)
     return _REFS[kind](at)
+
+
+def _moving_in(value: object) -> Moving:
+    base, loop, step = _record(value, "a moving place [base, loop, step]", 3)
+    return Moving(_ref_in(base), _whole(loop), _size_in(step))
 
 
 def _step_in(value: object) -> Step:
@@ -210,4 +234,12 @@ def _step_in(value: object) -> Step:
             return Launch(_text(kernel), refs, numbers, _text(note), _size_in(work), blocks)
         case ["copy", source, target, nbytes]:
             return Copy(_ref_in(source), _ref_in(target), _size_in(nbytes))
-    raise _wrong("a launch or a copy", value)
+        case ["loop", number, steps, count, bool(reverse), test, condition, note]:
+            cell = None if condition is None else _ref_in(condition)
+            body, first = _tuple(steps, _step_in), _tuple(test, _step_in)
+            turns = _size_in(count)
+            return Loop(_whole(number), body, turns, reverse, first, cell, _text(note))
+        case ["branch", condition, then, otherwise, note]:
+            both = _tuple(then, _step_in), _tuple(otherwise, _step_in)
+            return Branch(_ref_in(condition), *both, _text(note))
+    raise _wrong("a launch, a copy, a loop or a branch", value)

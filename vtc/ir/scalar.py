@@ -57,11 +57,15 @@ class Scalars(abc.ABC):
 
     @abc.abstractmethod
     def unary(self, fn: str, x: Scalar) -> Scalar:
-        """``neg abs exp log sqrt rsqrt sin cos tanh erf floor ceil trunc round isnan not_``."""
+        """``neg abs exp exp2 expm1 log log1p sqrt rsqrt sin cos tanh erf erfc lgamma floor ceil
+        trunc round isnan not_``.
+        """
 
     @abc.abstractmethod
     def binary(self, fn: str, x: Scalar, y: Scalar) -> Scalar:
-        """``add sub mul div floordiv mod pow min max and_ or_ xor``; min and max propagate NaN."""
+        """``add sub mul div floordiv mod pow atan2 min max and_ or_ xor shl shr``; min and max
+        propagate NaN, shifts are by less than the width.
+        """
 
     @abc.abstractmethod
     def compare(self, fn: str, x: Scalar, y: Scalar) -> Scalar:

@@ -1,4 +1,9 @@
-"""Keep gradients small: ``nn.utils.clip_grad_norm_`` (PyTorch's name for it)."""
+"""Keep gradients small: ``nn.utils.clip_grad_norm_`` and its like (PyTorch's names).
+
+norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)        # between backward() and step()
+
+Nothing here branches on values, so a compiled step keeps it in the graph.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +16,66 @@ from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.ir.types import f32
 
+Tensors = Tensor | Iterable[Tensor]
+
 
 def clip_grad_norm_(
-    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0
+    parameters: Tensors,
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
 ) -> Tensor:
     """Scale all gradients so that their norm is at most ``max_norm``; returns the norm before.
 
     The norm is that of one vector with all gradients in it, computed in f32 for narrower dtypes.
-    There is no branch on its value, so a compiled step keeps it in the graph. ``norm_type`` may be
-    ``math.inf``.
+    ``norm_type`` may be ``math.inf``. ``error_if_nonfinite`` looks at the norm, which a compiled
+    step cannot: ArgumentError if it is infinite or NaN.
     """
+    found = _listed(parameters)
+    total = get_total_norm(
+        [p.grad for p in found if p.grad is not None], norm_type, error_if_nonfinite
+    )
+    clip_grads_with_norm_(found, max_norm, total)
+    return total
+
+
+def get_total_norm(
+    tensors: Tensors, norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> Tensor:
+    """The norm of one vector with all ``tensors`` in it; 0 of none."""
     if norm_type <= 0:
         raise located(ArgumentError, f"clip_grad_norm_: expected norm_type > 0, got {norm_type}")
-    found = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    owners = [p for p in found if p.grad is not None]
     with dispatch.no_grad():
-        grads = [p.grad.detach() for p in owners if p.grad is not None]
-        if not grads:
-            return dispatch.constant(0.0, f32)
-        total = _norm(grads, norm_type)
-        scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
-        for p, g in zip(owners, grads, strict=True):
-            p.grad = (g * scale).to(g.dtype)
+        grads = [t.detach() for t in _listed(tensors)]
+        total = _norm(grads, norm_type) if grads else dispatch.constant(0.0, f32)
+        if error_if_nonfinite and not math.isfinite(float(total)):
+            raise located(
+                ArgumentError,
+                f"clip_grad_norm_: expected a finite norm of the gradients, got {float(total)}",
+            )
     return total
+
+
+def clip_grads_with_norm_(parameters: Tensors, max_norm: float, total_norm: Tensor) -> None:
+    """Scale the gradients as if ``total_norm`` were their norm."""
+    with dispatch.no_grad():
+        scale = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
+        for p in _listed(parameters):
+            if p.grad is not None:
+                g = p.grad.detach()
+                p.grad = (g * scale).to(g.dtype)
+
+
+def clip_grad_value_(parameters: Tensors, clip_value: float) -> None:
+    """Clamp every element of the gradients to ``[-clip_value, clip_value]``."""
+    with dispatch.no_grad():
+        for p in _listed(parameters):
+            if p.grad is not None:
+                p.grad = p.grad.detach().clamp(-float(clip_value), float(clip_value))
+
+
+def _listed(tensors: Tensors) -> list[Tensor]:
+    return [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
 
 def _norm(grads: list[Tensor], norm_type: float) -> Tensor:

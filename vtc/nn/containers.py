@@ -32,7 +32,20 @@ class Sequential(Module):
 
     def append(self, module: Module) -> Self:
         """Add a module at the end."""
-        setattr(self, str(len(self)), _module(module, "Sequential"))
+        return self.extend([module])
+
+    def extend(self, modules: Iterable[Module]) -> Self:
+        """Add modules at the end."""
+        for module in modules:
+            setattr(self, str(len(self)), _module(module, "Sequential"))
+        return self
+
+    def insert(self, index: int, module: Module) -> Self:
+        """Add a module before the one at ``index``; those after it move on by one."""
+        modules = items(self)
+        modules.insert(index, _module(module, "Sequential"))
+        for i, m in enumerate(modules):
+            setattr(self, str(i), m)
         return self
 
     def __len__(self) -> int:

@@ -81,6 +81,36 @@ def eye_(tensor: Tensor) -> Tensor:
         return _fill(tensor, dispatch.from_array(np.eye(rows, columns), device=tensor.device))
 
 
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """The weight of a convolution that gives its input back, as many channels as there are."""
+    if not 3 <= tensor.ndim <= 5:
+        raise located(ArgumentError, f"dirac_: expected 3 to 5 dims, got {tensor.type}")
+    shape = tuple(int(n) for n in tensor.shape)
+    if groups < 1 or shape[0] % groups:
+        raise located(
+            ArgumentError, f"dirac_: expected dim 0 divisible by groups={groups}, got {tensor.type}"
+        )
+    weight = np.zeros(shape)
+    each = shape[0] // groups
+    for group in range(groups):
+        for channel in range(min(each, shape[1])):
+            weight[(group * each + channel, channel, *(n // 2 for n in shape[2:]))] = 1.0
+    with dispatch.no_grad():
+        return _fill(tensor, dispatch.from_array(weight, device=tensor.device))
+
+
+def sparse_(
+    tensor: Tensor, sparsity: float, std: float = 0.01, generator: Generator | None = None
+) -> Tensor:
+    """Normal, with the share ``sparsity`` of each column set to zero (Martens 2010)."""
+    rows = int(_matrix(tensor, "sparse_").shape[0])
+    with dispatch.no_grad():
+        order = np.argsort(_uniform(tensor, generator).cpu().float().numpy(), axis=0)
+        normal = _normal(tensor, generator).cpu().float().numpy() * std
+        weight = np.where(order < math.ceil(sparsity * rows), 0.0, normal)
+        return _fill(tensor, dispatch.from_array(weight, device=tensor.device))
+
+
 def xavier_uniform_(
     tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
@@ -132,7 +162,9 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """By how much weights must grow to keep the variance through ``nonlinearity``."""
     slope = 0.01 if param is None else param
     gains = {
-        "linear": 1.0, "conv2d": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3.0, "selu": 0.75,
+        "linear": 1.0, "conv1d": 1.0, "conv2d": 1.0, "conv3d": 1.0, "conv_transpose1d": 1.0,
+        "conv_transpose2d": 1.0, "conv_transpose3d": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3.0,
+        "selu": 0.75,
         "relu": math.sqrt(2.0), "leaky_relu": math.sqrt(2.0 / (1.0 + slope**2)),
     }  # fmt: skip
     if nonlinearity not in gains:

@@ -1,12 +1,16 @@
-"""Layers that are one product or one lookup: Linear, Embedding."""
+"""Layers that are one product or one lookup: Linear, Bilinear, Embedding, EmbeddingBag."""
 
 from __future__ import annotations
 
 import math
-from typing import final
+from abc import ABC
+from typing import Any, final
 
+from vtc.errors import ArgumentError
 from vtc.frontend import dispatch
+from vtc.frontend.functions.contract import matmul
 from vtc.frontend.functions.creation import empty
+from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.ir.types import DType
 from vtc.nn import functional as F
@@ -48,19 +52,75 @@ class Linear(Module):
 
 
 @final
-class Embedding(Module):
-    """Row ``i`` of ``weight`` for each index ``i``; row ``padding_idx`` starts and stays zero."""
+class Bilinear(Module):
+    """``x1 @ weight[o] @ x2 + bias[o]``; ``weight`` is ``[out, in1, in2]`` features."""
 
     def __init__(
         self,
-        num_embeddings: int,
-        embedding_dim: int,
-        padding_idx: int | None = None,
+        in1_features: int,
+        in2_features: int,
+        out_features: int,
+        bias: bool = True,
         device: Device | str | None = None,
         dtype: DType | None = None,
     ) -> None:
+        self.in1_features, self.in2_features = in1_features, in2_features
+        self.out_features = out_features
+        shape = (out_features, in1_features, in2_features)
+        self.weight = Parameter(empty(shape, device=device, dtype=dtype))
+        self.bias: Tensor | None = None
+        if bias:
+            self.bias = Parameter(empty(out_features, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew, as PyTorch does: uniform within ``1 / sqrt(in1_features)``."""
+        bound = 1.0 / math.sqrt(self.in1_features)
+        init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        rows = self.weight.permute(1, 0, 2).reshape(self.in1_features, -1)
+        once = matmul(x1, rows).reshape(*x1.shape[:-1], self.out_features, self.in2_features)
+        y = matmul(once, x2.unsqueeze(-1)).squeeze(-1)
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        return (
+            f"in1_features={self.in1_features}, in2_features={self.in2_features}, "
+            f"out_features={self.out_features}, bias={self.bias is not None}"
+        )
+
+
+class Rows(Module, ABC):
+    """A table ``weight`` of ``num_embeddings`` rows that indices pick from."""
+
+    padding_idx: int | None
+    max_norm: float | None
+    norm_type: float
+    scale_grad_by_freq: bool
+
+    def _make(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None,
+        weight: Tensor | None,
+        device: Device | str | None,
+        dtype: DType | None,
+    ) -> None:
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise located(
+                ArgumentError,
+                f"{type(self).__name__}: expected padding_idx below {num_embeddings}, "
+                f"got {padding_idx}",
+            )
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx = padding_idx if padding_idx is None else padding_idx % num_embeddings
+        if weight is not None:
+            self.weight = Parameter(weight)
+            return
         self.weight = Parameter(empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -71,12 +131,101 @@ class Embedding(Module):
             with dispatch.no_grad():
                 self.weight[self.padding_idx] = 0.0
 
+    def extra_repr(self) -> str:
+        shown = f"{self.num_embeddings}, {self.embedding_dim}"
+        usual = {"padding_idx": None, "max_norm": None, "norm_type": 2, "scale_grad_by_freq": False}
+        for name, value in usual.items():
+            found = getattr(self, name)
+            shown += f", {name}={found}" if found != value else ""
+        return shown
+
+
+@final
+class Embedding(Rows):
+    """Row ``i`` of ``weight`` for each index ``i``; row ``padding_idx`` starts and stays zero.
+
+    ``max_norm`` shortens the rows that are used, in place; ``scale_grad_by_freq`` divides their
+    gradients by how often they are used.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        device: Device | str | None = None,
+        dtype: DType | None = None,
+        _weight: Tensor | None = None,
+    ) -> None:
+        self.max_norm, self.norm_type = max_norm, norm_type
+        self.scale_grad_by_freq = scale_grad_by_freq
+        self._make(num_embeddings, embedding_dim, padding_idx, _weight, device, dtype)
+
+    @staticmethod
+    def from_pretrained(
+        embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None, **options: Any
+    ) -> Embedding:
+        """A layer over rows that are there; ``freeze`` keeps them from training."""
+        rows, columns = (int(n) for n in embeddings.shape)
+        layer = Embedding(rows, columns, padding_idx, **options, _weight=embeddings)
+        layer.weight.requires_grad_(not freeze)
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.embedding(x, self.weight, padding_idx=self.padding_idx)
+        options: dict[str, Any] = {}
+        if self.max_norm is not None:
+            options |= {"max_norm": self.max_norm, "norm_type": self.norm_type}
+        if self.scale_grad_by_freq:
+            options["scale_grad_by_freq"] = True
+        return F.embedding(x, self.weight, padding_idx=self.padding_idx, **options)
+
+
+@final
+class EmbeddingBag(Rows):
+    """The sum, mean or largest of the rows of each bag of indices.
+
+    Bags are the rows of a matrix of indices, or begin at ``offsets`` in a vector of them.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        device: Device | str | None = None,
+        dtype: DType | None = None,
+    ) -> None:
+        self.max_norm, self.norm_type = max_norm, norm_type
+        self.scale_grad_by_freq, self.mode = scale_grad_by_freq, mode
+        self.include_last_offset = include_last_offset
+        self._make(num_embeddings, embedding_dim, padding_idx, None, device, dtype)
+
+    def forward(
+        self, x: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
+    ) -> Tensor:
+        return F.embedding_bag(
+            x,
+            self.weight,
+            offsets,
+            self.max_norm,
+            self.norm_type,
+            self.scale_grad_by_freq,
+            self.mode,
+            per_sample_weights=per_sample_weights,
+            include_last_offset=self.include_last_offset,
+            padding_idx=self.padding_idx,
+        )
 
     def extra_repr(self) -> str:
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+        return f"{super().extra_repr()}, mode={self.mode!r}"
 
 
 def reset_fan_in(weight: Tensor, bias: Tensor | None) -> None:

@@ -17,7 +17,7 @@ so values come to know the path of the module that made them (``blocks.3.attn``)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 
@@ -26,8 +26,17 @@ from vtc.frontend import dispatch
 from vtc.frontend.dispatch import bump_epoch
 from vtc.frontend.source import located, module_path, module_scope
 from vtc.frontend.tensor import Tensor
-from vtc.ir.types import DType
-from vtc.nn.parameter import TRANSIENT, is_buffer, is_parameter
+from vtc.ir.types import DType, bf16, f16, f32, f64
+from vtc.nn.hooks import (
+    Hook,
+    Hooks,
+    RemovableHandle,
+    after_error,
+    after_forward,
+    before_forward,
+    register,
+)
+from vtc.nn.parameter import BUFFER, TRANSIENT, is_buffer, is_parameter, mark
 from vtc.runtime.device import Device
 
 
@@ -43,6 +52,8 @@ class Module:
 
     training: bool = True
     _name: str = ""
+    _forward_pre_hooks: Hooks = ()
+    _forward_hooks: Hooks = ()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What calling the module computes."""
@@ -52,7 +63,43 @@ class Module:
         if dispatch.is_capturing() and not module_path():
             dispatch.state.capture.name_modules(self)  # this is the root: paths start here
         with module_scope(self._name):
+            if self._forward_pre_hooks or self._forward_hooks:
+                return self._hooked(args, kwargs)
             return self.forward(*args, **kwargs)
+
+    def _hooked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args, kwargs = before_forward(self, args, kwargs)
+        try:
+            out = self.forward(*args, **kwargs)
+        except Exception:
+            after_error(self, args, kwargs)
+            raise
+        return after_forward(self, args, kwargs, out)
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(module, args)`` before ``forward``; what it returns replaces the arguments.
+
+        ``with_kwargs``: ``hook(module, args, kwargs)``, which returns both or None.
+        """
+        return register(self, "_forward_pre_hooks", Hook(hook, with_kwargs), prepend=prepend)
+
+    def register_forward_hook(
+        self,
+        hook: Callable[..., Any],
+        *,
+        prepend: bool = False,
+        with_kwargs: bool = False,
+        always_call: bool = False,
+    ) -> RemovableHandle:
+        """Call ``hook(module, args, out)`` after ``forward``; what it returns replaces the result.
+
+        ``with_kwargs``: ``hook(module, args, kwargs, out)``. ``always_call``: after an error too,
+        with None for the result.
+        """
+        made = Hook(hook, with_kwargs, always_call)
+        return register(self, "_forward_hooks", made, prepend=prepend)
 
     def __setattr__(self, name: str, value: Any) -> None:
         before: Any = self.__dict__.get(name)
@@ -79,6 +126,58 @@ class Module:
         self.__dict__["_name"] = name
 
     # what is inside
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Make ``tensor`` a buffer of this module; ``state_dict`` has it if ``persistent``."""
+        self._expect_free(name, is_buffer)
+        kind = BUFFER if persistent else TRANSIENT
+        setattr(self, name, tensor if tensor is None else mark(tensor, kind, requires_grad=False))
+
+    def register_parameter(self, name: str, param: Tensor | None) -> None:
+        """Make ``param`` a parameter of this module."""
+        self._expect_free(name, is_parameter)
+        if param is not None and not is_parameter(param):
+            got = f"got a {type(param).__name__}"
+            raise located(ArgumentError, f"{name}: expected a Parameter or None, {got}")
+        setattr(self, name, param)
+
+    def register_module(self, name: str, module: Module | None) -> None:
+        """Make ``module`` a child of this module."""
+        self._expect_free(name, lambda value: isinstance(value, Module))
+        setattr(self, name, module)
+
+    add_module = register_module
+
+    def _expect_free(self, name: str, replaced: Callable[[Any], bool]) -> None:
+        before = vars(self).get(name)
+        taken = hasattr(self, name) and before is not None and not replaced(before)
+        if not name or "." in name or hasattr(type(self), name) or taken:
+            known = "a name that is free and without dots"
+            raise located(ArgumentError, f"{type(self).__name__}: expected {known}, got {name!r}")
+
+    def get_submodule(self, target: str) -> Module:
+        """The module at the path ``target``; "" is this one. ArgumentError if there is none."""
+        found: Any = self
+        for name in target.split(".") if target else ():
+            found = vars(found).get(name)
+            if not isinstance(found, Module):
+                raise located(ArgumentError, f"{type(self).__name__}: no module at {target!r}")
+        return cast(Module, found)
+
+    def get_parameter(self, target: str) -> Tensor:
+        """The parameter at the path ``target``. ArgumentError if there is none."""
+        return self._get(target, "parameter", is_parameter)
+
+    def get_buffer(self, target: str) -> Tensor:
+        """The buffer at the path ``target``. ArgumentError if there is none."""
+        return self._get(target, "buffer", is_buffer)
+
+    def _get(self, target: str, what: str, wanted: Callable[[Any], bool]) -> Tensor:
+        path, _, name = target.rpartition(".")
+        found = vars(self.get_submodule(path)).get(name)
+        if not wanted(found):
+            raise located(ArgumentError, f"{type(self).__name__}: no {what} at {target!r}")
+        return cast(Tensor, found)
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The modules that are attributes of this one, each once."""
@@ -146,12 +245,16 @@ class Module:
 
     # saving and loading
 
-    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
-        """Parameters and persistent buffers by path, without history; they share memory."""
-        return {path: tensor.detach() for path, tensor in self._state(prefix)}
+    def state_dict(self, prefix: str = "", *, keep_vars: bool = False) -> dict[str, Tensor]:
+        """Parameters and persistent buffers by path, without history; they share memory.
 
-    def _state(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        for path, module in self.named_modules(prefix, remove_duplicate=False):
+        ``prefix`` is put before each path as it is; ``keep_vars`` gives the parameters themselves.
+        """
+        pairs = ((f"{prefix}{path}", tensor) for path, tensor in self._state())
+        return {path: x if keep_vars else x.detach() for path, x in pairs}
+
+    def _state(self) -> Iterator[tuple[str, Tensor]]:
+        for path, module in self.named_modules(remove_duplicate=False):
             own = [(k, v) for k, v in vars(module).items() if isinstance(v, Tensor) and v._kind]
             kept = [(k, v) for k, v in own if v._kind != TRANSIENT]
             for name, value in sorted(kept, key=lambda item: is_buffer(item[1])):
@@ -244,6 +347,22 @@ class Module:
             _move(tensor, device, dtype)
         bump_epoch()
         return self
+
+    def float(self) -> Self:
+        """Cast to f32; returns this module."""
+        return self.to(f32)
+
+    def double(self) -> Self:
+        """Cast to f64; returns this module."""
+        return self.to(f64)
+
+    def half(self) -> Self:
+        """Cast to f16; returns this module."""
+        return self.to(f16)
+
+    def bfloat16(self) -> Self:
+        """Cast to bf16; returns this module."""
+        return self.to(bf16)
 
     def cpu(self) -> Self:
         """Move to the CPU; returns this module."""

@@ -1,11 +1,13 @@
-"""Normalisation over the trailing dims: LayerNorm, RMSNorm."""
+"""Normalization of each sample: LayerNorm, RMSNorm, GroupNorm, LocalResponseNorm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import final
 
+from vtc.errors import ArgumentError
 from vtc.frontend.functions.creation import empty
+from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.ir.types import DType
 from vtc.nn import functional as F
@@ -89,6 +91,67 @@ class RMSNorm(Module):
         return (
             f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
         )
+
+
+@final
+class GroupNorm(Module):
+    """Mean 0, variance 1 over each group of channels of ``[N, C, ..]``; then scale and shift."""
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: Device | str | None = None,
+        dtype: DType | None = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        if num_groups < 1 or num_channels % num_groups:
+            got = f"got {num_channels} and {num_groups}"
+            raise located(
+                ArgumentError, f"GroupNorm: expected num_channels divisible by num_groups, {got}"
+            )
+        self.num_groups, self.num_channels = num_groups, num_channels
+        self.eps, self.affine = eps, affine
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
+        if affine:
+            self.weight = Parameter(empty(num_channels, device=device, dtype=dtype))
+        if affine and bias:
+            self.bias = Parameter(empty(num_channels, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Scale 1, shift 0."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+@final
+class LocalResponseNorm(Module):
+    """Divides by a power of the mean square of ``size`` neighbouring channels."""
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
 def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:

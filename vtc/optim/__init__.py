@@ -1,8 +1,30 @@
 """Optimizers and schedules of their learning rate, by PyTorch's names."""
 
 from vtc.optim import lr_scheduler
+from vtc.optim.adam import Adam
 from vtc.optim.adamw import AdamW
+from vtc.optim.asgd import ASGD, Rprop
+from vtc.optim.lion import Lion
+from vtc.optim.muon import Muon
+from vtc.optim.nadam import Adamax, NAdam, RAdam
 from vtc.optim.optimizer import Optimizer
+from vtc.optim.rmsprop import Adadelta, Adagrad, RMSprop
 from vtc.optim.sgd import SGD
 
-__all__ = ["SGD", "AdamW", "Optimizer", "lr_scheduler"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "Muon",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "lr_scheduler",
+]

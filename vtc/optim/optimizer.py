@@ -23,9 +23,10 @@ import numpy as np
 
 from vtc.errors import ArgumentError, GradientError
 from vtc.frontend import dispatch
+from vtc.frontend.capture import hyperparameter
 from vtc.frontend.dispatch import bump_epoch
 from vtc.frontend.dispatch import state as thread
-from vtc.frontend.functions.creation import zeros, zeros_like
+from vtc.frontend.functions.creation import full, full_like, zeros_like
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.ir.types import f32
@@ -71,6 +72,16 @@ class Optimizer(ABC):
     def state_names(self, group: Group) -> tuple[str, ...]:
         """The tensors kept per parameter, besides ``step``."""
 
+    def shared(self, group: Group) -> dict[str, float]:
+        """Numbers a group keeps besides ``step``: 0-d f32 tensors, and what they start as."""
+        del group
+        return {}
+
+    def start(self, name: str, group: Group) -> float:
+        """What the state tensor ``name`` is full of at first."""
+        del name, group
+        return 0.0
+
     @abstractmethod
     def structure(self, group: Group) -> tuple[object, ...]:
         """The options on which it depends what operations an update is made of."""
@@ -97,18 +108,30 @@ class Optimizer(ABC):
         if any(name is not None for name, _ in named):
             group["param_names"] = [name for name, _ in named]
         if tensors:  # one counter for all of them: few inputs, and a later group starts at 0
-            steps = zeros((), dtype=f32, device=tensors[0].device)
+            first = {"step": 0.0, **self.shared(group)}
+            place = tensors[0].device
+            numbers = {k: full((), v, dtype=f32, device=place) for k, v in first.items()}
             for p in tensors:
-                self.state[p] = self._new_state(p, group, steps)
+                self.state[p] = self._new_state(p, group, numbers)
         self.param_groups.append(group)
         bump_epoch()
 
-    def _new_state(self, p: Tensor, group: Group, steps: Tensor) -> dict[str, Tensor]:
-        return {"step": steps, **{n: zeros_like(p) for n in self.state_names(group)}}
+    def _new_state(
+        self, p: Tensor, group: Group, numbers: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        return {**numbers, **{n: self._fresh(p, n, group) for n in self.state_names(group)}}
+
+    def _fresh(self, p: Tensor, name: str, group: Group) -> Tensor:
+        start = self.start(name, group)
+        return full_like(p, start, requires_grad=False) if start else zeros_like(p)
 
     def steps(self, group: Group) -> Tensor:
         """How often parameters of ``group`` were updated: a 0-d tensor that they share."""
-        return self.state[group["params"][0]]["step"]
+        return self.number(group, "step")
+
+    def number(self, group: Group, name: str) -> Tensor:
+        """A 0-d tensor that the parameters of ``group`` share."""
+        return self.state[group["params"][0]][name]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or make them zero."""
@@ -151,7 +174,7 @@ class Optimizer(ABC):
                     "step outside vtc.compile first, or turn it on when the optimizer is made"
                 )
                 raise located(ArgumentError, message)
-            self.state[p].update({name: zeros_like(p) for name in sorted(missing)})
+            self.state[p].update({name: self._fresh(p, name, group) for name in sorted(missing)})
 
     def _name_state(self) -> None:
         """While tracing: inputs are called ``blocks.0.attn.out.weight.exp_avg`` and the like."""
@@ -159,7 +182,8 @@ class Optimizer(ABC):
             return
         named: dict[int, str] = thread.capture.named
         for i, group in enumerate(g for g in self.param_groups if g["params"]):
-            named[id(self.steps(group))] = f"step_{i}" if i else "step"
+            for key in ("step", *self.shared(group)):
+                named[id(self.number(group, key))] = f"{key}_{i}" if i else key
         for p, entry in self.state.items():
             for key, tensor in entry.items():
                 named.setdefault(id(tensor), f"{named.get(id(p), 'parameter')}.{key}")
@@ -203,9 +227,7 @@ class Optimizer(ABC):
         counts = {p: float(e.get("step", 1.0)) if e else 0.0 for p, e in entries}
         with dispatch.no_grad():
             for group in (g for g in self.param_groups if g["params"]):
-                most = max(counts[p] for p in group["params"])
-                steps = self.steps(group)
-                dispatch.write(steps, dispatch.constant(most, f32, device=steps.device))
+                self._load_numbers(group, counts, dict(entries))
             for p, entry in entries:
                 self._load(p, entry)
         bump_epoch()
@@ -216,7 +238,9 @@ class Optimizer(ABC):
         """Each parameter with what was saved for it; ArgumentError where that does not fit."""
         entries: list[tuple[Tensor, Mapping[str, Any]]] = []
         for group, options in zip(self.param_groups, saved, strict=True):
-            names = {"step", *self.state_names(Group({**group, **options}))}
+            own = Group({**group, **options})
+            shared = {"step", *self.shared(own)}
+            names = shared | set(self.state_names(own))
             for p, index in zip(group["params"], options["params"], strict=True):
                 entry = {k: v for k, v in state.get(index, {}).items() if v is not None}
                 where = f"{type(self).__name__}.load_state_dict: parameter {index}"
@@ -226,7 +250,7 @@ class Optimizer(ABC):
                         ArgumentError, f"{where}: expected {known}, got {', '.join(extra)}"
                     )
                 for key, value in entry.items():
-                    if key != "step" and tuple(value.shape) != p.type.shape:
+                    if key not in shared and tuple(value.shape) != p.type.shape:
                         got = list(value.shape)
                         raise located(
                             ArgumentError, f"{where}: {key}: expected {p.type}, got {got}"
@@ -234,13 +258,27 @@ class Optimizer(ABC):
                 entries.append((p, entry))
         return entries
 
+    def _load_numbers(
+        self,
+        group: Group,
+        counts: Mapping[Tensor, float],
+        entries: Mapping[Tensor, Mapping[str, Any]],
+    ) -> None:
+        """The numbers of the parameter that was updated most often count for its group."""
+        first = max(group["params"], key=lambda p: counts[p])
+        found = {**self.shared(group), **entries[first], "step": counts[first]}
+        for key in ("step", *self.shared(group)):
+            number = self.number(group, key)
+            dispatch.write(number, dispatch.constant(float(found[key]), f32, device=number.device))
+
     def _load(self, p: Tensor, entry: Mapping[str, Any]) -> None:
         """Write into the tensors there are, so that compiled steps go on using them."""
         group = next(g for g in self.param_groups if any(q is p for q in g["params"]))
-        fresh = self._new_state(p, group, self.steps(group))
+        numbers = {key: self.number(group, key) for key in ("step", *self.shared(group))}
+        fresh = self._new_state(p, group, numbers)
         own = self.state[p] = {k: self.state[p].get(k, new) for k, new in fresh.items()}
         for key, tensor in own.items():
-            if key != "step":
+            if key not in numbers:
                 value = entry.get(key, fresh[key])
                 source = (
                     value if isinstance(value, Tensor) else dispatch.from_array(np.asarray(value))
@@ -261,6 +299,18 @@ def check_at_least(owner: str, low: float, **numbers: float) -> None:
     for name, value in numbers.items():
         if not value >= low:
             raise located(ArgumentError, f"{owner}: expected {name} >= {low}, got {value}")
+
+
+def check_betas(owner: str, betas: tuple[float, float]) -> None:
+    """ArgumentError unless ``betas`` are two numbers in [0, 1)."""
+    if len(betas) != 2 or not all(0.0 <= b < 1.0 for b in betas):
+        raise located(ArgumentError, f"{owner}: expected betas two numbers in [0, 1), got {betas}")
+
+
+def downhill(group: Group, p: Tensor, gradient: Tensor) -> Tensor:
+    """What to go down along: the gradient, negated to ``maximize``, and ``weight_decay * p``."""
+    g = -gradient if group["maximize"] else gradient
+    return g + hyperparameter(group, "weight_decay") * p if group["weight_decay"] != 0 else g
 
 
 def _groups(params: Params) -> list[dict[str, Any]]:

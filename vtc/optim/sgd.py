@@ -10,7 +10,7 @@ from vtc.frontend.capture import hyperparameter
 from vtc.frontend.functions.comparison import where
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
-from vtc.optim.optimizer import Group, Optimizer, Pairs, Params, check_at_least
+from vtc.optim.optimizer import Group, Optimizer, Pairs, Params, check_at_least, downhill
 
 
 @final
@@ -57,9 +57,7 @@ class SGD(Optimizer):
         """One step of descent."""
         lr = hyperparameter(group, "lr")
         for p, gradient in pairs:
-            g = -gradient if group["maximize"] else gradient
-            if group["weight_decay"] != 0:
-                g = g + hyperparameter(group, "weight_decay") * p
+            g = downhill(group, p, gradient)
             if group["momentum"] != 0:
                 g = self._momentum(group, p, g)
             dispatch.write(p, (p - lr * g).to(p.dtype))

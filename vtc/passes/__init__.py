@@ -22,6 +22,7 @@ from vtc.passes.recognize import recognize
 from vtc.passes.recompute import recompute
 from vtc.passes.release import release
 from vtc.passes.schedule import schedule
+from vtc.passes.select import select
 from vtc.passes.split import split
 from vtc.passes.widen import widen
 
@@ -50,7 +51,7 @@ def ordered(node: Node, context: Context) -> str | None:
 PIPELINE = (
     Stage("captured"),
     Stage("joint", (differentiate, canonicalize, fold, cse, dce), joint),
-    Stage("lowered", (recognize, decompose, widen, canonicalize, cse, dce), lowered),
+    Stage("lowered", (select, recognize, decompose, widen, canonicalize, cse, dce), lowered),
     Stage("fused", (recompute, partial, split, fuse, release), ordered),
     Stage("planned", (schedule, memory), ordered),
 )

@@ -1,4 +1,4 @@
-"""Drop nodes no output needs, and graphs nothing names.
+"""Drop nodes no output needs, what loops keep for no gradient, and graphs nothing names.
 
 a: f32[4] = exp(x)
 b: f32[4] = neg(x)      ==>     a: f32[4] = exp(x)
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields, replace
 
-from vtc.ir.graph import Graph, Node, Program
-from vtc.ir.ops.control import Control
+from vtc.ir.graph import Graph, GraphBuilder, Node, Program, rebuild
+from vtc.ir.ops.control import Control, Item
+from vtc.ir.ops.flow import ForLoop
 from vtc.passes.pipeline import Context
 
 
@@ -33,12 +34,36 @@ def dce(program: Program, context: Context) -> Program:
 
 def trimmed(graph: Graph) -> Graph:
     """``graph`` without nodes no output needs; itself where all are needed."""
+    return _forgetful(_live(graph))
+
+
+def _live(graph: Graph) -> Graph:
+    """``graph`` without nodes no output needs."""
     live: set[Node] = set(graph.outputs)
     for node in reversed(graph.nodes):
         if node in live:
             live.update(node.inputs)
     nodes = tuple([n for n in graph.nodes if n in live])
     return graph if len(nodes) == len(graph.nodes) else replace(graph, nodes=nodes)
+
+
+def _forgetful(graph: Graph) -> Graph:
+    """``graph`` whose loops do not save what nobody reads; all other nodes are needed."""
+    saving = {n: n.op for n in graph.nodes if isinstance(n.op, ForLoop) and n.op.saves}
+    for n in graph.nodes if saving else ():
+        loop = saving.get(n.inputs[0]) if isinstance(n.op, Item) else None
+        index = n.op.index if isinstance(n.op, Item) else 0
+        if loop is not None and index >= loop.carried + len(loop.stacked):
+            del saving[n.inputs[0]]
+    if not saving:
+        return graph
+
+    def visit(b: GraphBuilder, node: Node, inputs: tuple[Node, ...]) -> Node:
+        if node not in saving:
+            return b.copy(node, inputs)
+        return b.apply(replace(saving[node], saves=False), *inputs, hint=node.name, loc=node.loc)
+
+    return rebuild(graph, visit)
 
 
 def _callees(graph: Graph) -> Iterator[str]:

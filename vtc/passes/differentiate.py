@@ -8,30 +8,40 @@
 
 A later marker sees the nodes of earlier ones, so gradients of gradients work. Made nodes carry the
 place of the node whose gradient they belong to, and the cotangent of ``h`` is called ``d_h``. What
-a gradient reads of a checkpointed segment it computes again: :mod:`vtc.passes.again`.
+a gradient reads of a checkpointed segment it computes again: :mod:`vtc.passes.again`. The gradient
+of a loop or a branch names graphs that are made for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from vtc.ir.graph import Graph, GraphBuilder, Node, Program
-from vtc.ir.ops.control import Checkpoint, Gradient, Item
+from vtc.ir.ops.control import Checkpoint, Gradient, Item, Library
 from vtc.ir.ops.expr import Expr
 from vtc.ir.reverse import Entry
 from vtc.passes.again import Again, Segments
 from vtc.passes.pipeline import Context
-from vtc.passes.splice import Splice, each_graph
+from vtc.passes.splice import Splice
 
 
 def differentiate(program: Program, context: Context) -> Program:
     """See the module."""
     del context
-    return each_graph(program, _expand)
+    library = Library(program.graphs)
+    graphs: list[Graph] = []
+    for graph in program.graphs:
+        expanded = _expand(graph, library)
+        library.replace(expanded)
+        graphs += [*library.take(), expanded]
+    same = len(graphs) == len(program.graphs)
+    same = same and all(a is b for a, b in zip(graphs, program.graphs, strict=True))
+    return program if same else replace(program, graphs=tuple(graphs))
 
 
-def _expand(graph: Graph) -> Graph:
+def _expand(graph: Graph, library: Library) -> Graph:
     if not any(isinstance(n.op, Gradient | Checkpoint) for n in graph.nodes):
         return graph
     splice = Splice(graph)
@@ -39,7 +49,7 @@ def _expand(graph: Graph) -> Graph:
     found: dict[Node, Sequence[Node]] = {}
     for node in graph.nodes:
         if isinstance(node.op, Gradient):
-            found[node] = _sweep(splice, segments, node.op, splice.inputs(node))
+            found[node] = _sweep(splice, segments, library, node.op, splice.inputs(node))
         elif isinstance(node.op, Item) and node.inputs[0] in found:
             splice.env[node] = found[node.inputs[0]][node.op.index]
         elif isinstance(node.op, Checkpoint):
@@ -52,7 +62,11 @@ def _expand(graph: Graph) -> Graph:
 
 
 def _sweep(
-    splice: Splice, segments: Segments, marker: Gradient, inputs: Sequence[Node]
+    splice: Splice,
+    segments: Segments,
+    library: Library,
+    marker: Gradient,
+    inputs: Sequence[Node],
 ) -> list[Node]:
     """The cotangents that ``marker`` stands for, recorded at the end of ``splice``."""
     b = GraphBuilder(loc=inputs[0].loc)
@@ -66,7 +80,9 @@ def _sweep(
         first = g if isinstance(g, Expr) else next(p for p in g if p is not None)
         again.enter(entry.output, first.value)
 
-    out = marker.expand(splice.nodes, inputs, lambda n: Expr(b, again.value(n)), enter)
+    out = marker.expand(
+        splice.nodes, inputs, lambda n: Expr(b, again.value(n)), enter, library=library
+    )
     wrt = inputs[2:] if marker.seeded else inputs[1:]
     for w, g in zip(wrt, out, strict=True):
         hints.setdefault(g.value, f"d_{w.name}")

@@ -30,7 +30,7 @@ def explain(stages: Mapping[str, Program], pipeline: tuple[Stage, ...], context:
     sizes = nominal(planned, context.options.nominal)
     launches: dict[str, list[int]] = defaultdict(list)
     places: dict[str, Node] = {}
-    for node in planned.entry.nodes:
+    for node in (n for g in planned.graphs for n in g.nodes):  # bodies of loops among them
         if isinstance(node.op, Call):
             moved = sum(nbytes(t.type, sizes) for t in {*node.inputs, node})
             launches[node.op.graph].append(moved)

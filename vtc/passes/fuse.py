@@ -25,11 +25,13 @@ from vtc.ir.types import TupleType
 from vtc.passes.cost import nominal
 from vtc.passes.dce import trimmed
 from vtc.passes.group import Group, reads_through
+from vtc.passes.nested import nested
 from vtc.passes.pipeline import Context
 from vtc.passes.regions import Regions, regions
 from vtc.passes.space import INDEX_FUNCTIONS
 
 
+@nested
 def fuse(program: Program, context: Context) -> Program:
     """See the module."""
     entry = trimmed(program.entry)

@@ -1,10 +1,10 @@
 """Groups of nodes that one kernel computes, and whether two of them may become one.
 
 A group is one of four kinds. *Flat*: all its results have the same number of elements. *Rows*:
-reductions over one space, and full and row values of it. *Heavy*: about one product, attention or
-scatter; what reads its result at its own place joins it (an epilogue), what only it reads is
-computed where it is read (a prologue). *Apart*: several flat groups that have nothing to do with
-each other. A *free* member is computed wherever a member of its group reads it.
+reductions over one space, and full and row values of it. *Heavy*: about one product, attention,
+scatter, scan or sort; what reads its result at its own place joins it (an epilogue), what only it
+reads is computed where it is read (a prologue). *Apart*: several flat groups that have nothing to
+do with each other. A *free* member is computed wherever a member of its group reads it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from vtc.ir.ops.attention import Attention, AttentionGradient
 from vtc.ir.ops.contract import Matmul
 from vtc.ir.ops.control import Item
 from vtc.ir.ops.elementwise import Cast, Div, Division, Elementwise, Pow, Transcendental
+from vtc.ir.ops.formula import Formula
 from vtc.ir.ops.index import Scattering
 from vtc.ir.ops.random import Random
 from vtc.ir.ops.reduce import ArgReduction, Reduction
+from vtc.ir.ops.scan import Scan
+from vtc.ir.ops.sort import Sorting
 from vtc.ir.types import TensorType
 from vtc.passes.cost import nbytes, value
 from vtc.passes.space import INDEX_FUNCTIONS, Edge, Space, full, rows, space_of
@@ -31,7 +34,9 @@ Kind = Literal["flat", "rows", "heavy", "apart", "alone"]
 LARGEST = 128
 """Nodes in one group: compilers take more than linear time."""
 
-HEAVY = (Matmul, Attention, Scattering)
+HEAVY = (Matmul, Attention, Scattering, Scan, Sorting)
+STORING = (Attention, Scattering)
+"""Those that store their result themselves."""
 CHEAP = 3
 """Simple operations per element that a product may compute again each time it packs an operand."""
 
@@ -142,7 +147,7 @@ def _line_up(a: Group, b: Group) -> Group | str:
             return a if a.size == b.size else f"they have {a.size} and {b.size} elements"
         case ("heavy", "flat") | ("flat", "heavy"):
             one, other = (a, b) if a.kind == "heavy" else (b, a)
-            if not isinstance(one.heavy and one.heavy.op, Matmul):
+            if isinstance(one.heavy and one.heavy.op, STORING):
                 return f"{_name(one.heavy)} stores its result itself"
             return one if one.size == other.size else f"they have {a.size} and {b.size} elements"
     heavy = a.heavy or b.heavy
@@ -221,7 +226,7 @@ def _origin(node: Node) -> Node:
 
 def cost(node: Node) -> int:
     """Simple operations that take as long as an element of ``node``."""
-    if isinstance(node.op, (Transcendental, Pow, Division, Random)):
+    if isinstance(node.op, (Transcendental, Formula, Pow, Division, Random)):
         return 12
     if isinstance(node.op, (Item, Cast)):
         return 0

@@ -18,18 +18,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import final
+from typing import Any, final
 
 from vtc.ir.dims import Size, Sym
 from vtc.ir.graph import Graph, GraphBuilder, Node, Program, rebuild, users
 from vtc.ir.op import Pointwise
 from vtc.ir.ops.control import Call, Item, StopGradient
 from vtc.ir.ops.elementwise import Elementwise
+from vtc.ir.ops.flow import Flow
 from vtc.ir.ops.index import Scattering
 from vtc.ir.ops.pieces import pieces
 from vtc.ir.ops.view import Reshape
 from vtc.ir.types import TensorType
 from vtc.passes.cost import tensors, value
+from vtc.passes.nested import nested
 from vtc.passes.pipeline import Context
 from vtc.passes.slots import ALIGNMENT, Slot, aligned, bounded, pack
 
@@ -37,6 +39,7 @@ VAIN = 1.5
 """How much more memory, times how long, values may take to lie at once where they are joined."""
 
 
+@nested
 def memory(program: Program, context: Context) -> Program:
     """See the module."""
     del context
@@ -49,10 +52,11 @@ def memory(program: Program, context: Context) -> Program:
         layout.slots[param].at = -1 - len(program.entry.outputs) - p
 
     def visit(b: GraphBuilder, node: Node, inputs: tuple[Node, ...]) -> Node:
-        if not isinstance(node.op, Call):
+        if not isinstance(node.op, Call | Flow):
             return b.copy(node, inputs)
-        at = layout.at(node)
-        return b.apply(replace(node.op, at=at), *inputs, hint=node.name, loc=node.loc)
+        op: Any = node.op
+        placed = replace(op, at=layout.at(node))
+        return b.apply(placed, *inputs, hint=node.name, loc=node.loc)
 
     return program.with_entry(rebuild(program.entry, visit))
 
@@ -61,9 +65,9 @@ def largest(program: Program, sizes: Mapping[str, int], count: int = 5) -> list[
     """The values of a planned program that take most of the arena, with the user's lines."""
     found: list[tuple[int, str]] = []
     for node in program.entry.nodes:
-        if not isinstance(node.op, Call):
+        if not isinstance(node.op, Call | Flow):
             continue
-        for at, type in zip(node.op.at, tensors(node.type), strict=True):
+        for at, type in zip(node.op.places, tensors(node.type), strict=True):
             if isinstance(at, Sym) or at >= 0:
                 nbytes = value(type.nbytes, sizes)
                 where = f" at {node.loc}" if node.loc else ""
@@ -80,14 +84,18 @@ class Layout:
         self.program = program
         self.slots: dict[Node, Slot] = {}
         self.results: dict[Node, list[Slot]] = {}
-        self._regions = {g.name: _reading(g) for g in program.graphs[:-1]}
-        self._pieces = {g.name: pieces(g) for g in program.graphs[:-1]}
         entry = program.entry
+        called = {n.op.graph for n in entry.nodes if isinstance(n.op, Call)}
+        regions = [g for g in program.graphs if g.name in called]
+        self._regions = {g.name: _reading(g) for g in regions}
+        self._pieces = {g.name: pieces(g) for g in regions}
         for p, param in enumerate(entry.params):
             self.slots[param] = Slot(param.tensor.nbytes, -1, -1, param=p)
         for position, node in enumerate(entry.nodes):
             if isinstance(node.op, Call):
                 self._call(position, node, node.op)
+            elif isinstance(node.op, Flow):
+                self._flow(position, node, node.op)
             elif isinstance(node.op, Item):
                 self.slots[node] = self.results[node.inputs[0]][node.op.index]
         for o in entry.outputs:
@@ -155,7 +163,7 @@ class Layout:
     def _reuse(self) -> None:
         """Let results take the slot of an operand that is read for the last time."""
         for position, node in enumerate(self.program.entry.nodes):
-            if not isinstance(node.op, Call):
+            if not isinstance(node.op, Call | Flow):
                 continue
             own = (s for s in self.results[node] if s.birth == position and s.param is None)
             made = [s for s in own if s.whole() is s]
@@ -189,6 +197,15 @@ class Layout:
             self.results[node] = [Slot(t.nbytes, position, position, r) for r, t in types]
         if isinstance(node.type, TensorType):
             (self.slots[node],) = self.results[node]
+
+    def _flow(self, position: int, node: Node, op: Flow) -> None:
+        """The graphs it runs have a part of the arena of their own."""
+        for k, i in enumerate(node.inputs):
+            slot = self.slots[i]
+            slot.death = max(slot.death, position)
+            slot.reads.append((position, op.may_replace(k)))
+        types = enumerate(tensors(node.type))
+        self.results[node] = [Slot(t.nbytes, position, position, r) for r, t in types]
 
     def _may_alias(self, node: Node, source: Node) -> bool:
         """A param's bytes cannot be an output's: it is written instead of copied at the end."""

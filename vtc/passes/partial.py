@@ -26,6 +26,7 @@ from vtc.ir.ops.elementwise import Cast
 from vtc.ir.ops.reduce import Sum
 from vtc.ir.ops.view import Permute, Reshape
 from vtc.ir.target import Target
+from vtc.passes.nested import nested
 from vtc.passes.pipeline import Context
 
 COMMON = 128
@@ -45,6 +46,7 @@ WORTH = 1.15
 """How much faster the model must find parts."""
 
 
+@nested
 def partial(program: Program, context: Context) -> Program:
     """See the module."""
     target = context.target

@@ -174,7 +174,7 @@ def _bind_symbols(joint: _Joint, saved: list[Node]) -> list[Node]:
     program = joint.program
     if not program.dims:
         return saved
-    used = {s for n in program.entry.nodes for s in _symbols(n)}
+    used = {s for g in program.graphs for n in g.nodes for s in _symbols(n)}
     for name in sorted(used - _bound((*saved, *joint.tangents))):
         holders = [p for p in joint.params if name in _bound([p])]
         if holders and name not in _bound(saved):

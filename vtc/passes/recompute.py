@@ -27,6 +27,7 @@ from vtc.ir.ops.reduce import ArgReduction, Reduction
 from vtc.passes.cost import nominal
 from vtc.passes.cut import cheap
 from vtc.passes.dce import trimmed
+from vtc.passes.nested import nested
 from vtc.passes.pipeline import Context
 from vtc.passes.splice import Splice, on
 from vtc.passes.turn import NEAR, Turn, clock, only_index, source, takes_none
@@ -35,6 +36,7 @@ SHARE = 16
 """What is saved must be at least this part of what is alive."""
 
 
+@nested
 def recompute(program: Program, context: Context) -> Program:
     """See the module."""
     graph, waits = _bare(program.entry)

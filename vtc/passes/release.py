@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from vtc.ir.graph import GraphBuilder, Node, Program, rebuild
 from vtc.ir.ops.control import After
+from vtc.passes.nested import nested
 from vtc.passes.pipeline import Context
 
 
+@nested
 def release(program: Program, context: Context) -> Program:
     """See the module."""
     del context

@@ -21,6 +21,7 @@ from vtc.ir.graph import Graph, Node, Program, users
 from vtc.ir.ops.control import Item
 from vtc.passes.cost import nbytes, nominal, value
 from vtc.passes.memory import Layout
+from vtc.passes.nested import nested
 from vtc.passes.pipeline import Context
 from vtc.passes.slots import floor
 
@@ -34,6 +35,7 @@ Before = Mapping[Node, list[Node]]
 """For a call those that come before it although it does not read them."""
 
 
+@nested
 def schedule(program: Program, context: Context) -> Program:
     """See the module."""
     sizes = nominal(program, context.options.nominal)

@@ -17,6 +17,7 @@ from vtc.ir.dims import Size, product
 from vtc.ir.graph import Node
 from vtc.ir.ops.elementwise import Elementwise
 from vtc.ir.ops.fill import Full, Iota, Pad, Triangle
+from vtc.ir.ops.flow import Flow
 from vtc.ir.ops.index import Gather, Index
 from vtc.ir.ops.reduce import ArgReduction, Reduction
 from vtc.ir.ops.view import Expand, IndexMap, Reshape
@@ -85,6 +86,9 @@ def edges(reader: Node) -> Iterator[Edge]:
     """What ``reader`` reads, by way of index functions: computed nodes and params."""
     if isinstance(reader.op, INDEX_FUNCTIONS):
         yield from _edge(reader, reader, aligned=True)
+        return
+    if isinstance(reader.op, Flow):  # its operands lie in memory
+        yield from (Edge(i, reader) for i in reader.inputs)
         return
     for k, i in enumerate(reader.inputs):
         yield from _edge(reader, i, aligned=_in_place(reader, k), picks=_picks(reader, k))

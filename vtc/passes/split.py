@@ -22,6 +22,7 @@ from vtc.ir.ops.fill import Pad
 from vtc.ir.ops.reduce import Reduction
 from vtc.ir.ops.view import Reshape
 from vtc.ir.target import Target
+from vtc.passes.nested import nested
 from vtc.passes.pipeline import Context
 from vtc.passes.space import Space, space
 
@@ -40,6 +41,7 @@ ROUNDS = 2
 """Programs for each processor."""
 
 
+@nested
 def split(program: Program, context: Context) -> Program:
     """See the module."""
     counts = {n: k for n in program.entry.nodes if (k := _parts(n, context.target))}

@@ -23,7 +23,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 import stat
 import struct
 import zlib
@@ -98,7 +97,7 @@ def write(path: Path | str, members: Mapping[str, Source], manifest: Manifest) -
 def appearing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that appears at ``path`` whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:
         with partial.open("xb") as file:
             yield file

@@ -15,7 +15,7 @@ from typing import Any, cast, final
 
 from vtc.errors import ArgumentError, IndexRangeError
 from vtc.ir.dims import Size, Sym, substitute
-from vtc.ir.plan import Launch, Plan
+from vtc.ir.plan import Copy, Plan
 from vtc.ir.types import Array
 
 
@@ -70,7 +70,7 @@ class Fit:
         """What to say when ``step`` met an index outside its axis."""
         launch = self.plan.steps[step]
         message = "index: expected an index inside its axis, got one outside it"
-        note = launch.note if isinstance(launch, Launch) else ""
+        note = "" if isinstance(launch, Copy) else launch.note
         return IndexRangeError(f"{message}\n  at {note}" if note else message)
 
 

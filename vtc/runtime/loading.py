@@ -16,7 +16,19 @@ from typing import Any, Final
 
 from vtc.errors import PackageError, ParseError, RunError
 from vtc.ir.dims import Dim, Size, Sym, substitute
-from vtc.ir.plan import Arena, Binary, Buffer, Copy, Launch, Plan
+from vtc.ir.plan import (
+    Arena,
+    Binary,
+    Buffer,
+    Copy,
+    Launch,
+    Loop,
+    Moving,
+    Plan,
+    Ref,
+    Step,
+    parts,
+)
 from vtc.ir.saved import from_json
 from vtc.ir.types import f64
 from vtc.runtime.anywhere import executables
@@ -122,18 +134,51 @@ def check_places(plan: Plan, values: Values) -> None:
 
 def _reached(plan: Plan, values: Values) -> Iterator[tuple[int, int]]:
     """Where steps are in the arena, with the bytes that are known of each."""
-    places: dict[tuple[Size, Size], None] = {}
+    places: dict[tuple[Ref, Size, Turns], None] = {}
     for step in plan.steps:
-        match step:
-            case Launch(args=args, grid=grid):
-                places |= dict.fromkeys((a.offset, 0) for a in args if isinstance(a, Arena))
-                if any(_at(n, values) < 0 for n in grid):
-                    raise PackageError(f"expected blocks, got a grid of {grid}")
-            case Copy(source, target, nbytes):
-                both = [r for r in (source, target) if isinstance(r, Arena)]
-                places |= dict.fromkeys((r.offset, nbytes) for r in both)
-    for start, size in places:
-        yield _at(start, values), _at(size, values)
+        for one, turns in _inside(step, values, ()):
+            match one:
+                case Launch(args=args, grid=grid):
+                    places |= dict.fromkeys((a, 0, turns) for a in args)
+                    if any(_at(n, values) < 0 for n in grid):
+                        raise PackageError(f"expected blocks, got a grid of {grid}")
+                case Copy(source, target, nbytes):
+                    places |= dict.fromkeys((r, nbytes, turns) for r in (source, target))
+    for ref, size, turns in places:
+        for start in _ends_of(ref, dict(turns), values):
+            yield start, _at(size, values)
+
+
+Turns = tuple[tuple[int, int], ...]
+"""The number of each loop that a step is in, and how many turns it has."""
+
+
+def _inside(step: Step, values: Values, turns: Turns) -> Iterator[tuple[Launch | Copy, Turns]]:
+    """The launches and copies of ``step`` that may run."""
+    match step:
+        case Launch() | Copy():
+            yield step, turns
+            return
+        case Loop(number=number, count=count, condition=None):
+            if (times := _at(count, values)) < 0:
+                raise PackageError(f"expected turns of a loop, got {times}")
+            if not times:
+                return
+            turns = (*turns, (number, times))
+    for steps in parts(step):
+        for inner in steps:
+            yield from _inside(inner, values, turns)
+
+
+def _ends_of(ref: Ref, turns: Mapping[int, int], values: Values) -> Iterator[int]:
+    """The least and the greatest place in the arena that ``ref`` means; none outside it."""
+    low = high = 0
+    while isinstance(ref, Moving):
+        moved = (turns[ref.loop] - 1) * _at(ref.step, values)
+        low, high, ref = low + min(moved, 0), high + max(moved, 0), ref.base
+    if isinstance(ref, Arena):
+        start = _at(ref.offset, values)
+        yield from {start + low, start + high}
 
 
 def _check_axes(b: Buffer, values: Values) -> None:

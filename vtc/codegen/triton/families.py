@@ -29,14 +29,20 @@ from vtc.codegen.triton.pointwise import BLOCK, WARPS, pointwise
 from vtc.codegen.triton.pointwise import candidates as pointwise_candidates
 from vtc.codegen.triton.reduction import candidates as reduction_candidates
 from vtc.codegen.triton.reduction import reduction
+from vtc.codegen.triton.scan import candidates as scan_choices
+from vtc.codegen.triton.scan import scan
 from vtc.codegen.triton.scatter import candidates as scatter_candidates
 from vtc.codegen.triton.scatter import scatter
+from vtc.codegen.triton.sort import candidates as sort_choices
+from vtc.codegen.triton.sort import sort
 from vtc.errors import CodegenError
 from vtc.ir.graph import Node
 from vtc.ir.ops.attention import AttentionGradient, ScaledDotProductAttention
 from vtc.ir.ops.contract import Matmul
 from vtc.ir.ops.index import Scattering
 from vtc.ir.ops.reduce import ArgReduction, Reduction
+from vtc.ir.ops.scan import Scan
+from vtc.ir.ops.sort import Sorting
 from vtc.ir.target import Target
 
 Choice = Mapping[str, Any]
@@ -151,4 +157,6 @@ FAMILIES: dict[Any, Family] = {
     ScaledDotProductAttention: Family(attention, _keyed("tile", attention_tiles), heavy=True),
     AttentionGradient: Family(attention_gradient, _keyed("tiles", gradient_tiles), heavy=True),
     Scattering: Family(scatter, scatter_candidates),
+    Scan: Family(scan, _keyed("choice", scan_choices)),
+    Sorting: Family(sort, _keyed("choice", sort_choices)),
 }

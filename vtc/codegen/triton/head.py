@@ -108,6 +108,10 @@ class Block:
         """A root (a store) as a statement; an element as an expression."""
         return self.text(root.parts, self.condition(root))
 
+    def store(self, root: Let) -> str:
+        """A store whose place may depend on fewer loops than what is stored."""
+        return self.text(self._spread(root), self.condition(root))
+
     def size(self, size: Size) -> str:
         """An index expression."""
         return c_text(size, self.facts, PYTHON)

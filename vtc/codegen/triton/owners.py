@@ -39,8 +39,8 @@ class OwnersSpec:
     ``axes`` and ``lines`` are the elements of a program and where they go; ``own`` are their
     numbers among the ``count`` that may go there, of type ``wide``. Another of those has the number
     ``f``: ``other`` says where it goes and ``match`` whether that is the same place. One that does
-    (number ``m`` where a program has a row) adds ``addend``, which comes of ``more``, to what is
-    ``held`` there. ``value`` and ``store`` are what is done at last.
+    (number ``m`` where a program has a row) is ``joined`` to the ``total``, which begins with what
+    is ``held`` there; that takes ``more``. ``value`` and ``store`` are what is done at last.
     """
 
     template = "owners"
@@ -57,7 +57,7 @@ class OwnersSpec:
     other: tuple[str, ...]
     match: str
     more: tuple[str, ...]
-    addend: str
+    joined: str
     held: str
     value: tuple[str, ...]
     store: str
@@ -127,7 +127,7 @@ class _Owners:
                 *(decomposed(printer, "m", self.others["u"]) if third == "u" else ()),
                 *printer.lines(n for n in later if n in turns),
             ),
-            addend=printer.statement(addend),
+            joined=_joined(work, printer.statement(addend)),
             held=printer.statement(held),
             value=printer.lines(n for n in later if n not in (*turns, *lines)),
             store=printer.statement(store),
@@ -187,6 +187,19 @@ class _Owners:
             if not found.isdisjoint(reads(let)):
                 found.add(name)
         return found
+
+
+def _joined(work: Scattered, element: str) -> str:
+    """The total and another element."""
+    match work.op.joined:
+        case "add":
+            return f"total + {element}"
+        case "mul":
+            return f"total * {element}"
+        case fn:
+            number = work.root.tensor.dtype.kind == "float"
+            nan = ", propagate_nan=tl.PropagateNan.ALL" if number else ""
+            return f"tl.{fn}imum(total, {element}{nan})"
 
 
 _FREE = " & ~taken"

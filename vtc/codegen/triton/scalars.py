@@ -65,7 +65,11 @@ POINTERS = {
 _SYMBOL = {"add": "+", "sub": "-", "mul": "*", "and_": "&", "or_": "|", "xor": "^"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _LIBRARY = {"round": "rint", "pow": "pow"} | {
-    fn: fn for fn in ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "erf", "trunc")
+    fn: fn
+    for fn in (
+        *("exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "erf", "trunc"),
+        *("exp2", "expm1", "log1p", "erfc", "lgamma"),
+    )
 }
 _BUILTIN = {"floor": "tl.floor", "ceil": "tl.ceil", "abs": "tl.abs"}
 _COARSE = {"exp": "vtc_exp", "tanh": "vtc_tanh"}
@@ -122,6 +126,10 @@ class TritonScalars(Spelling):
             return self._extreme(fn, x, y)
         if fn in ("and_", "or_", "xor"):
             return self._bitwise(fn, x, y)
+        if fn in ("shl", "shr"):
+            return self._let(dtype, typed(x), " << " if fn == "shl" else " >> ", typed(y))
+        if fn == "atan2":
+            return self._let(dtype, "libdevice.atan2(", x, ", ", y, ")")
         if fn in ("floordiv", "mod", "pow"):
             return self._division(fn, x, y)
         if dtype.kind == "float":

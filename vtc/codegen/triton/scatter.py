@@ -59,9 +59,9 @@ def scatter(
         value = work.value(work.index)
         if op.accumulate:
             held = work.elements.scalars.load(work.cell, root.tensor.dtype, 0)
-            value = work.elements.scalars.binary("add", held, value)
+            value = work.elements.scalars.binary(op.joined, held, value)
         return copy, Phase(work.spec(work.store(value), block, warps))
-    if op.accumulate and not target.deterministic:
+    if op.accumulate and op.joined == "add" and not target.deterministic:
         store = work.store(work.value(work.index), atomic=True)
         return copy, Phase(work.spec(store, block, warps))
     if op.accumulate or _few(work):

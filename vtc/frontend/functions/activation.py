@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
-from vtc.frontend.functions import comparison, elementwise, view
+from vtc.frontend.functions import comparison, elementwise, random, special, view
 from vtc.frontend.functions.arguments import Value, axis, expect_tensor
 from vtc.frontend.functions.promotion import cast, to_float
 from vtc.frontend.source import located
@@ -26,8 +26,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     expect_tensor("relu", "input", input)
     if input.type.dtype is bool_:
         raise located(TypeCheckError, f"relu: expected numbers, got {input.type}")
-    out = dispatch.apply(Relu(), input)
-    return dispatch.write(input, out) if inplace else out
+    return _into(input, dispatch.apply(Relu(), input), inplace)
 
 
 def sigmoid(input: Tensor) -> Tensor:
@@ -35,9 +34,20 @@ def sigmoid(input: Tensor) -> Tensor:
     return dispatch.apply(Sigmoid(), to_float(input))
 
 
-def silu(input: Tensor) -> Tensor:
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """``input * sigmoid(input)``."""
-    return dispatch.apply(Silu(), input)
+    return _into(input, dispatch.apply(Silu(), _kept(input, inplace)), inplace)
+
+
+def _kept(input: Tensor, inplace: bool) -> Tensor:
+    """``input``, or a copy for the backward if it is to be overwritten."""
+    recorded = inplace and not dispatch.is_capturing() and dispatch.grad_enabled()
+    return input.clone() if recorded and input.requires_grad else input
+
+
+def _into(input: Tensor, out: Tensor, inplace: bool) -> Tensor:
+    """``out``, written into ``input`` if ``inplace``."""
+    return dispatch.write(input, out) if inplace else out
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
@@ -48,48 +58,151 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     return dispatch.apply(Gelu(approximate=approximate), input)
 
 
-def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """``input``, times ``negative_slope`` below 0."""
-    return _choose(comparison.gt(input, 0), input, elementwise.mul(input, negative_slope))
+    x = _kept(input, inplace)
+    out = _choose(comparison.gt(x, 0), x, elementwise.mul(x, negative_slope))
+    return _into(input, out, inplace)
 
 
-def relu6(input: Tensor) -> Tensor:
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     """``input`` clamped to ``[0, 6]``; its gradient at the bounds is 0."""
-    return hardtanh(input, 0, 6)
+    return hardtanh(input, 0, 6, inplace)
 
 
-def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """``input``, or ``alpha * (exp(input) - 1)`` below 0; its gradient at 0 is ``alpha``."""
+    x = _kept(input, inplace)
+    return _into(input, _bent(x, x, alpha, 1.0), inplace)
+
+
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """A multiple of :func:`elu` under which a deep network keeps mean 0 and variance 1."""
+    alpha, scale = 1.6732632423543772, 1.0507009873554805
+    x = _kept(input, inplace)
+    return _into(input, _bent(x, elementwise.mul(x, scale), alpha * scale, 1.0), inplace)
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """``input``, or ``alpha * (exp(input / alpha) - 1)`` below 0."""
+    if alpha == 0:
+        raise located(ArgumentError, "celu: expected alpha other than 0, got 0")
+    x = _kept(input, inplace)
+    return _into(input, _bent(x, x, alpha, 1 / alpha), inplace)
+
+
+def _bent(input: Tensor, above: Tensor, factor: float, rate: float) -> Tensor:
+    """``above`` where ``input > 0``, else ``factor * (exp(rate * input) - 1)``."""
     low = comparison.le(input, 0)
-    below = elementwise.exp(_choose(low, input, 0))  # never overflows, so no NaN gradient
-    curve = elementwise.mul(elementwise.sub(below, 1), alpha)
-    return _choose(low, curve, input)
+    below = _choose(low, input, 0)  # never overflows, so no NaN gradient
+    below = below if rate == 1 else elementwise.mul(below, rate)
+    return _choose(low, elementwise.mul(special.expm1(below), factor), above)
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """``input``, times ``weight`` below 0: one number, or one for each of dim 1 of ``input``."""
+    for argument, value in (("input", input), ("weight", weight)):
+        expect_tensor("prelu", argument, value)
+    x, w = input.type, weight.type
+    channels = x.shape[1] if x.rank > 1 else 1
+    if w.rank > 1 or w.numel not in (1, channels):
+        got = f"got {w} for {x}"
+        raise located(TypeCheckError, f"prelu: expected a weight of 1 or {channels} numbers, {got}")
+    shape = (1, w.numel, *(1,) * (x.rank - 2)) if w.numel != 1 else ()
+    slope = view.reshape(weight, shape)
+    return _choose(comparison.gt(input, 0), input, elementwise.mul(input, slope))
+
+
+def rrelu(
+    input: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """``input``, below 0 times a number drawn from ``[lower, upper)``; their mean if not
+    ``training``.
+    """
+    if lower > upper:
+        raise located(ArgumentError, f"rrelu: expected lower <= upper, got {lower} and {upper}")
+    if not training:
+        return leaky_relu(input, (lower + upper) / 2, inplace)
+    x = _kept(input, inplace)
+    slope = elementwise.add(elementwise.mul(random.rand_like(input), upper - lower), lower)
+    out = _choose(comparison.le(x, 0), elementwise.mul(x, slope), x)
+    return _into(input, out, inplace)
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """``log(1 + exp(beta * input)) / beta``; ``input`` where ``beta * input > threshold``."""
     x = elementwise.mul(input, beta)
     small = elementwise.exp(elementwise.neg(elementwise.abs(x)))
-    smooth = elementwise.add(elementwise.maximum(x, 0), elementwise.log(elementwise.add(small, 1)))
+    smooth = elementwise.add(elementwise.maximum(x, 0), special.log1p(small))
     return _choose(comparison.gt(x, threshold), input, elementwise.div(smooth, beta))
 
 
 def logsigmoid(input: Tensor) -> Tensor:
     """``log(sigmoid(input))`` without overflow."""
     small = elementwise.exp(elementwise.neg(elementwise.abs(input)))
-    below = elementwise.minimum(input, 0)
-    return elementwise.sub(below, elementwise.log(elementwise.add(small, 1)))
+    return elementwise.sub(elementwise.minimum(input, 0), special.log1p(small))
 
 
-def mish(input: Tensor) -> Tensor:
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """``input * tanh(softplus(input))``."""
-    return elementwise.mul(input, elementwise.tanh(softplus(input)))
+    x = _kept(input, inplace)
+    return _into(input, elementwise.mul(x, elementwise.tanh(softplus(x))), inplace)
 
 
-def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+def softsign(input: Tensor) -> Tensor:
+    """``input / (1 + |input|)``."""
+    return elementwise.div(input, elementwise.add(elementwise.abs(input), 1))
+
+
+def hardtanh(
+    input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> Tensor:
     """``input`` clamped to ``[min_val, max_val]``; its gradient at the bounds is 0."""
-    above = _choose(comparison.le(input, min_val), min_val, input)
-    return _choose(comparison.ge(above, max_val), max_val, above)
+    x = _kept(input, inplace)
+    above = _choose(comparison.le(x, min_val), min_val, x)
+    return _into(input, _choose(comparison.ge(above, max_val), max_val, above), inplace)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """``input / 6 + 1 / 2`` clamped to ``[0, 1]``."""
+    return _into(input, elementwise.div(relu6(elementwise.add(input, 3)), 6), inplace)
+
+
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    """``input`` times :func:`hardsigmoid` of it."""
+    x = _kept(input, inplace)
+    share = relu6(elementwise.add(x, 3))
+    return _into(input, elementwise.div(elementwise.mul(x, share), 6), inplace)
+
+
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """``input`` above ``threshold``, else ``value``."""
+    x = _kept(input, inplace)
+    return _into(input, _choose(comparison.le(x, threshold), value, x), inplace)
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    """``input - tanh(input)``."""
+    return elementwise.sub(input, elementwise.tanh(input))
+
+
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """``input`` brought ``lambd`` nearer to 0, and 0 within ``lambd``."""
+    if lambd < 0:
+        raise located(ArgumentError, f"softshrink: expected lambd >= 0, got {lambd}")
+    near = elementwise.mul(input, 0)  # NaN stays
+    low = _choose(comparison.lt(input, -lambd), elementwise.add(input, lambd), near)
+    return _choose(comparison.gt(input, lambd), elementwise.sub(input, lambd), low)
+
+
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """``input``, and 0 within ``lambd``."""
+    inside = comparison.logical_and(comparison.ge(input, -lambd), comparison.le(input, lambd))
+    return _choose(inside, 0, input)
 
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:

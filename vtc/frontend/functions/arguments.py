@@ -100,16 +100,17 @@ def flat(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def pair(name: str, argument: str, value: Dims) -> tuple[int, int]:
-    """One int for both spatial dims, or two."""
-    found = (value, value) if not isinstance(value, Sequence) else tuple(value)
-    if len(found) == 1:
-        found = (found[0], found[0])
-    if len(found) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in found):
-        raise located(
-            ArgumentError, f"{name}: expected {argument} to be one or two ints, got {value!r}"
-        )
-    return found[0], found[1]
+def several(name: str, argument: str, value: Dims, count: int) -> tuple[int, ...]:
+    """One int for each of ``count`` spatial dims, or one for all."""
+    found = (value,) if not isinstance(value, Sequence) else tuple(value)
+    found = found * count if len(found) == 1 else found
+    if len(found) != count or any(isinstance(v, bool) or not isinstance(v, int) for v in found):
+        want = f"expected {argument} to be {_COUNTS[count - 1]}"
+        raise located(ArgumentError, f"{name}: {want}, got {value!r}")
+    return found
+
+
+_COUNTS = ("one int", "one or two ints", "one or three ints")
 
 
 def show(sizes: Sequence[Size]) -> str:

@@ -38,6 +38,7 @@ from vtc.ir.ops.logic import (
     Ne,
     Where,
 )
+from vtc.ir.ops.shift import LeftShift, RightShift
 from vtc.ir.types import bool_
 
 if TYPE_CHECKING:
@@ -166,6 +167,23 @@ def bitwise_xor(input: Value, other: Value) -> Tensor:
 def bitwise_not(input: Tensor) -> Tensor:
     """``~input`` of integers, or of bools."""
     return _bitwise(LogicalNot(), "bitwise_not", input)
+
+
+def bitwise_left_shift(input: Value, other: Value) -> Tensor:
+    """``input << other`` of integers: the bits that fit."""
+    return _shifted(LeftShift(), "bitwise_left_shift", input, other)
+
+
+def bitwise_right_shift(input: Value, other: Value) -> Tensor:
+    """``input >> other`` of integers, rounded down."""
+    return _shifted(RightShift(), "bitwise_right_shift", input, other)
+
+
+def _shifted(op: Elementwise, name: str, input: Value, other: Value) -> Tensor:
+    dtype = result_type(input, other)
+    if dtype.kind != "int":
+        raise located(TypeCheckError, f"{name}: expected integers, got {dtype}")
+    return pointwise(op, input, other)
 
 
 def _bitwise(op: Elementwise, name: str, *values: Value) -> Tensor:

@@ -123,6 +123,23 @@ def baddbmm(
     return add(scaled(narrowed(input), beta), bmm(batch1, batch2), alpha=alpha)
 
 
+def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Value = 1, alpha: Value = 1) -> Tensor:
+    """``beta * input + alpha * (mat @ vec)``."""
+    return add(scaled(narrowed(input), beta), mv(mat, vec), alpha=alpha)
+
+
+def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Value = 1, alpha: Value = 1) -> Tensor:
+    """``beta * input + alpha * outer(vec1, vec2)``."""
+    return add(scaled(input, beta), outer(vec1, vec2), alpha=alpha)
+
+
+def addbmm(
+    input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Value = 1, alpha: Value = 1
+) -> Tensor:
+    """``beta * input + alpha * (batch1 @ batch2).sum(0)``."""
+    return add(scaled(narrowed(input), beta), sum(bmm(batch1, batch2), 0), alpha=alpha)
+
+
 def _typed(name: str, input: Tensor, other: Tensor) -> tuple[TensorType, TensorType]:
     for argument, value in (("input", input), ("other", other)):
         expect_tensor(name, argument, value)

@@ -103,6 +103,11 @@ def div(input: Value, other: Value, *, rounding_mode: str | None = None) -> Tens
     raise located(ArgumentError, f"div: {want}, got {rounding_mode!r}")
 
 
+def true_divide(input: Value, other: Value) -> Tensor:
+    """``input / other``."""
+    return div(input, other)
+
+
 def _divide_trunc(input: Value, other: Value) -> Tensor:
     dtype = result_type(input, other)
     if dtype.kind != "int":

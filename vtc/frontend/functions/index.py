@@ -7,7 +7,7 @@ cache.index_copy_(2, pos, k)     # a KV cache
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,9 +24,11 @@ from vtc.frontend.functions.promotion import (
 )
 from vtc.frontend.source import located
 from vtc.ir.dims import Size
+from vtc.ir.op import Op
 from vtc.ir.ops.block import DynamicSlice, DynamicUpdate
 from vtc.ir.ops.fill import Iota
 from vtc.ir.ops.index import Gather, Index, IndexPut, Scatter, ScatterAdd
+from vtc.ir.ops.scatter import ScatterReduce
 from vtc.ir.types import bool_, i32, i64
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of ``input`` along ``dim`` that the vector ``index`` names."""
     at = axis("index_select", dim, input.type.rank)
-    return dispatch.apply(Index(axes=(at,)), input, _vector("index_select", index))
+    return dispatch.apply(Index(axes=(at,)), input, vector("index_select", index))
 
 
 def index_add(
@@ -63,7 +65,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Value) -> Tensor:
 def _put_along(
     name: str, input: Tensor, dim: int, index: Tensor, source: Value, *, accumulate: bool
 ) -> Tensor:
-    at, places = axis(name, dim, input.type.rank), _vector(name, index)
+    at, places = axis(name, dim, input.type.rank), vector(name, index)
     shape = input.type.shape
     want = input.type.with_shape((*shape[:at], *places.type.shape, *shape[at + 1 :]))
     if not is_tensor(source):
@@ -79,7 +81,7 @@ def _put_along(
 def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """``out[i, j] = input[index[i, j], j]`` for dim 0, and so on for others."""
     at = axis("gather", dim, input.type.rank)
-    return dispatch.apply(Gather(axis=at), input, _same_rank("gather", input, index))
+    return dispatch.apply(Gather(axis=at), input, same_rank("gather", input, index))
 
 
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
@@ -87,7 +89,7 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     if dim is None:
         return take_along_dim(view.flatten(input), view.flatten(indices), 0)
     at = axis("take_along_dim", dim, input.type.rank)
-    places = subscript.wrapped(_same_rank("take_along_dim", input, indices), input.shape[at])
+    places = subscript.wrapped(same_rank("take_along_dim", input, indices), input.shape[at])
     shape = [
         n if n == m or a == at or m == 1 else m
         for a, (n, m) in enumerate(zip(places.type.shape, input.type.shape, strict=True))
@@ -99,20 +101,36 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     return dispatch.apply(Gather(axis=at), x, expand_to("take_along_dim", places, shape))
 
 
-def scatter(input: Tensor, dim: int, index: Tensor, src: Value) -> Tensor:
-    """``input`` with ``src`` (or one number) at ``[index[i, j], j]`` for dim 0, and so on."""
-    at, places = axis("scatter", dim, input.type.rank), _same_rank("scatter", input, index)
-    return dispatch.apply(Scatter(axis=at), input, places, _source("scatter", input, places, src))
+def scatter(
+    input: Tensor, dim: int, index: Tensor, src: Value, *, reduce: str | None = None
+) -> Tensor:
+    """``input`` with ``src`` (or one number) at ``[index[i, j], j]`` for dim 0, and so on.
+
+    ``reduce`` "add" or "multiply" joins it to what is there.
+    """
+    at, places = axis("scatter", dim, input.type.rank), same_rank("scatter", input, index)
+    op = _SCATTERS.get(reduce)
+    if op is None:
+        got = f"got {reduce!r}"
+        raise located(ArgumentError, f"scatter: expected reduce to be 'add' or 'multiply', {got}")
+    return dispatch.apply(op(at), input, places, source("scatter", input, places, src))
+
+
+_SCATTERS: dict[str | None, Callable[[int], Op]] = {
+    None: lambda at: Scatter(axis=at),
+    "add": lambda at: ScatterAdd(axis=at),
+    "multiply": lambda at: ScatterReduce(axis=at, fn="mul"),
+}
 
 
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """``input`` with ``src`` added at ``[index[i, j], j]`` for dim 0, and so on."""
-    at, places = axis("scatter_add", dim, input.type.rank), _same_rank("scatter_add", input, index)
-    source = _source("scatter_add", input, places, src)
-    return dispatch.apply(ScatterAdd(axis=at), input, places, source)
+    at, places = axis("scatter_add", dim, input.type.rank), same_rank("scatter_add", input, index)
+    values = source("scatter_add", input, places, src)
+    return dispatch.apply(ScatterAdd(axis=at), input, places, values)
 
 
-def _source(name: str, input: Tensor, index: Tensor, src: Value) -> Tensor:
+def source(name: str, input: Tensor, index: Tensor, src: Value) -> Tensor:
     """What is scattered: the part of ``src`` that ``index`` covers."""
     type, shape = input.type, index.type.shape
     if not is_tensor(src):
@@ -125,8 +143,9 @@ def _source(name: str, input: Tensor, index: Tensor, src: Value) -> Tensor:
     return view.cut(src, {a: (0, n) for a, n in enumerate(shape)})
 
 
-def _same_rank(name: str, input: Tensor, index: Tensor) -> Tensor:
-    places = _integers(name, index)
+def same_rank(name: str, input: Tensor, index: Tensor) -> Tensor:
+    """``index``, which must be of integers and of as many dims as ``input``: at least one."""
+    places = integers(name, index)
     if places.type.rank != input.type.rank:
         message = f"{name}: expected an index of as many dims as {input.type}, got {index.type}"
         raise located(TypeCheckError, message)
@@ -135,41 +154,28 @@ def _same_rank(name: str, input: Tensor, index: Tensor) -> Tensor:
     return places
 
 
-def _vector(name: str, index: Tensor) -> Tensor:
-    places = _integers(name, index)
+def vector(name: str, index: Tensor) -> Tensor:
+    """``index``, which must be of integers and a vector; a number is one of one element."""
+    places = integers(name, index)
     if places.type.rank > 1:
         raise located(TypeCheckError, f"{name}: expected a vector of indices, got {index.type}")
     return places if places.type.rank else view.reshape(places, (1,))
 
 
-def _integers(name: str, index: Tensor) -> Tensor:
+def integers(name: str, index: Tensor) -> Tensor:
+    """``index``, which must be of i64 or i32."""
     expect_tensor(name, "index", index)
     if index.type.dtype not in (i32, i64):
         raise located(TypeCheckError, f"{name}: expected an index of i64 or i32, got {index.type}")
     return index
 
 
-# rows of a table
-
-
-def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
-    """The rows of ``weight [N, D]`` that ``input`` names; row ``padding_idx`` gets no gradient."""
-    places = _integers("embedding", input)
-    if weight.type.rank != 2:
-        raise located(TypeCheckError, f"embedding: expected a weight [N, D], got {weight.type}")
-    rows = dispatch.apply(Index(axes=(0,)), weight, places)
-    if padding_idx is None:
-        return rows
-    row = padding_idx + int(weight.shape[0]) if padding_idx < 0 else padding_idx
-    still: Tensor = comparison.where(
-        view.unsqueeze(comparison.eq(input, row), -1), rows.detach(), rows
-    )
-    return still
+# classes
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """Zeros with a one at ``tensor`` along a new last dim of ``num_classes`` (-1: as needed)."""
-    places = _integers("one_hot", tensor)
+    places = integers("one_hot", tensor)
     if num_classes == -1 and dispatch.is_capturing():
         raise located(CaptureError, "one_hot: num_classes has to be given in a compiled function")
     if not dispatch.is_capturing() and places.type.numel != 0:
@@ -205,7 +211,7 @@ def index_put(
 
 def take(input: Tensor, index: Tensor) -> Tensor:
     """The elements at ``index`` in row-major order; negative ones count from the end."""
-    places = subscript.wrapped(_integers("take", index), input.numel())
+    places = subscript.wrapped(integers("take", index), input.numel())
     return dispatch.apply(Index(axes=(0,)), view.flatten(input), places)
 
 

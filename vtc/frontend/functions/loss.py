@@ -6,17 +6,19 @@ mse_loss(y, target)
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import activation, comparison, elementwise, reduce, view
-from vtc.frontend.functions.arguments import expect_tensor
-from vtc.frontend.functions.promotion import cast, common_shape, expand_to
+from vtc.frontend.functions.arguments import expect_tensor, is_tensor
+from vtc.frontend.functions.creation import full_like
+from vtc.frontend.functions.promotion import cast, common_shape, expand_to, result_type
 from vtc.frontend.source import located
 from vtc.ir.dims import product
 from vtc.ir.ops.index import Gather, Index
-from vtc.ir.ops.loss import CrossEntropy
+from vtc.ir.ops.loss import BinaryCrossEntropy, CrossEntropy
 from vtc.ir.types import i64
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def cross_entropy(
     ``weight [C]`` weighs classes. "mean" divides by the weights of the targets that are not
     ``ignore_index``.
     """
-    _reduction("cross_entropy", reduction)
+    check_reduction("cross_entropy", reduction)
     if not 0 <= label_smoothing <= 1:
         want = "expected 0 <= label_smoothing <= 1"
         raise located(ArgumentError, f"cross_entropy: {want}, got {label_smoothing}")
@@ -62,7 +64,7 @@ def nll_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """The negative of the log-probability ``input [N, C, ..]`` at each int64 ``target [N, ..]``."""
-    _reduction("nll_loss", reduction)
+    check_reduction("nll_loss", reduction)
     rows, classes = _rows("nll_loss", input, target)
     kept = comparison.ne(classes, ignore_index)
     safe: Tensor = comparison.where(kept, classes, 0)
@@ -114,7 +116,7 @@ def _soft_targets(
         spread = view.reshape(weight, (*weight.type.shape, *(1,) * (x.rank - at - 1)))
         terms = elementwise.mul(terms, spread)
     rows = elementwise.neg(reduce.sum(terms, at))
-    return _reduced(rows, reduction)
+    return reduced(rows, reduction)
 
 
 # numbers
@@ -122,14 +124,12 @@ def _soft_targets(
 
 def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """The squared difference."""
-    return _reduced(
-        elementwise.square(_difference("mse_loss", input, target, reduction)), reduction
-    )
+    return reduced(elementwise.square(_difference("mse_loss", input, target, reduction)), reduction)
 
 
 def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """The absolute difference."""
-    return _reduced(elementwise.abs(_difference("l1_loss", input, target, reduction)), reduction)
+    return reduced(elementwise.abs(_difference("l1_loss", input, target, reduction)), reduction)
 
 
 def smooth_l1_loss(
@@ -143,7 +143,7 @@ def smooth_l1_loss(
     loss: Tensor = comparison.where(
         comparison.lt(size, beta), near, elementwise.sub(size, beta / 2)
     )
-    return _reduced(loss, reduction)
+    return reduced(loss, reduction)
 
 
 def huber_loss(
@@ -164,7 +164,7 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """The cross-entropy of ``sigmoid(input)`` with probabilities ``target`` of the same shape."""
     name = "binary_cross_entropy_with_logits"
-    _reduction(name, reduction)
+    check_reduction(name, reduction)
     if input.type.shape != target.type.shape:
         got = f"got {input.type} and {target.type}"
         raise located(TypeCheckError, f"{name}: expected tensors of one shape, {got}")
@@ -174,7 +174,74 @@ def binary_cross_entropy_with_logits(
     )
     negative = elementwise.mul(elementwise.sub(1, target), elementwise.sub(log_p, input))
     loss = elementwise.neg(elementwise.add(positive, negative))
-    return _reduced(loss if weight is None else elementwise.mul(loss, weight), reduction)
+    return reduced(loss if weight is None else elementwise.mul(loss, weight), reduction)
+
+
+def binary_cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """The cross-entropy of probabilities ``input`` with ``target``, of one shape; logarithms count
+    as at least -100.
+    """
+    check_reduction("binary_cross_entropy", reduction)
+    if input.type.shape != target.type.shape:
+        got = f"got {input.type} and {target.type}"
+        raise located(TypeCheckError, f"binary_cross_entropy: expected tensors of one shape, {got}")
+    dtype = result_type(input, target)
+    loss = dispatch.apply(BinaryCrossEntropy(), cast(input, dtype), cast(target, dtype))
+    return reduced(loss if weight is None else elementwise.mul(loss, weight), reduction)
+
+
+def poisson_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+) -> Tensor:
+    """The negative log-likelihood of counts ``target`` at rates ``input``, or their logarithms if
+    ``log_input``; ``full`` adds Stirling's approximation of the factorial.
+    """
+    check_reduction("poisson_nll_loss", reduction)
+    if log_input:
+        loss = elementwise.sub(elementwise.exp(input), elementwise.mul(target, input))
+    else:
+        logs = elementwise.log(elementwise.add(input, eps))
+        loss = elementwise.sub(input, elementwise.mul(target, logs))
+    if full:
+        few = comparison.le(target, 1)
+        count: Tensor = comparison.where(few, 1.0, target)
+        logs = elementwise.log(count)
+        half = elementwise.mul(elementwise.add(logs, math.log(2 * math.pi)), 0.5)
+        factorial = elementwise.add(elementwise.sub(elementwise.mul(count, logs), count), half)
+        loss = elementwise.add(loss, comparison.where(few, 0.0, factorial))
+    return reduced(loss, reduction)
+
+
+def gaussian_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """The negative log-likelihood of ``target`` in normal distributions of mean ``input`` and of
+    ``var``, which counts as at least ``eps`` and may lack the last dim; ``full`` adds the constant.
+    """
+    check_reduction("gaussian_nll_loss", reduction)
+    if is_tensor(var):
+        missing = var.type.shape == input.type.shape[:-1] and var.type.rank < input.type.rank
+        var = view.unsqueeze(var, -1) if missing else var
+        below = elementwise.sub(elementwise.clamp(var, min=eps), var).detach()
+        spread = elementwise.add(var, below)  # the gradient is that of var where it is too small
+    else:
+        spread = full_like(input, max(float(var), eps), requires_grad=False)
+    squares = elementwise.div(elementwise.square(elementwise.sub(input, target)), spread)
+    loss = elementwise.mul(elementwise.add(elementwise.log(spread), squares), 0.5)
+    loss = elementwise.add(loss, 0.5 * math.log(2 * math.pi)) if full else loss
+    return reduced(loss, reduction)
 
 
 def kl_div(
@@ -189,31 +256,35 @@ def kl_div(
         loss = elementwise.mul(target, elementwise.sub(log_p, input))
     if reduction == "batchmean":
         return elementwise.div(reduce.sum(loss), float(int(input.shape[0])))
-    _reduction("kl_div", reduction)
-    return _reduced(loss, reduction)
+    check_reduction("kl_div", reduction)
+    return reduced(loss, reduction)
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The cosine of the angle between vectors along ``dim``; norms count as at least ``eps``."""
-    sizes = [elementwise.clamp(reduce.norm(x, 2, dim), min=eps) for x in (x1, x2)]
-    return elementwise.div(reduce.sum(elementwise.mul(x1, x2), dim), elementwise.mul(*sizes))
+    shape = common_shape("cosine_similarity", [x1.type, x2.type])
+    x, y = (expand_to("cosine_similarity", v, shape) for v in (x1, x2))
+    sizes = [elementwise.clamp(reduce.norm(v, 2, dim), min=eps) for v in (x, y)]
+    return elementwise.div(reduce.sum(elementwise.mul(x, y), dim), elementwise.mul(*sizes))
 
 
 def _difference(name: str, input: Tensor, target: Tensor, reduction: str) -> Tensor:
-    _reduction(name, reduction)
+    check_reduction(name, reduction)
     for argument, value in (("input", input), ("target", target)):
         expect_tensor(name, argument, value)
     shape = common_shape(name, [input.type, target.type])
     return elementwise.sub(expand_to(name, input, shape), target)
 
 
-def _reduction(name: str, reduction: str) -> None:
+def check_reduction(name: str, reduction: str) -> None:
+    """ArgumentError unless ``reduction`` is one that losses know."""
     if reduction not in ("mean", "sum", "none"):
         want = "expected reduction 'mean', 'sum' or 'none'"
         raise located(ArgumentError, f"{name}: {want}, got {reduction!r}")
 
 
-def _reduced(loss: Tensor, reduction: str) -> Tensor:
+def reduced(loss: Tensor, reduction: str) -> Tensor:
+    """``loss`` of every element, or its mean or sum."""
     if reduction == "none":
         return loss
     return reduce.mean(loss) if reduction == "mean" else reduce.sum(loss)

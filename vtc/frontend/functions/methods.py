@@ -33,6 +33,9 @@ from vtc.frontend.functions import (
     view as views,
 )
 from vtc.frontend.functions.arguments import Number, Value, is_number, is_tensor
+from vtc.frontend.functions.math_methods import MathMethods
+from vtc.frontend.functions.order_methods import OrderMethods
+from vtc.frontend.functions.structure_methods import StructureMethods
 
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
@@ -74,7 +77,7 @@ def _itself(input: Tensor) -> Tensor:
     return input
 
 
-class TensorMethods:
+class TensorMethods(OrderMethods, MathMethods, StructureMethods):
     """What ``vtc.Tensor`` inherits; see the module."""
 
     __slots__ = ()
@@ -118,6 +121,12 @@ class TensorMethods:
     __xor__ = operator(comparison.bitwise_xor)
     __rxor__ = reflected(comparison.bitwise_xor)
     __ixor__ = inplace.bitwise_xor_
+    __lshift__ = operator(comparison.bitwise_left_shift)
+    __rlshift__ = reflected(comparison.bitwise_left_shift)
+    __ilshift__ = MathMethods.bitwise_left_shift_
+    __rshift__ = operator(comparison.bitwise_right_shift)
+    __rrshift__ = reflected(comparison.bitwise_right_shift)
+    __irshift__ = MathMethods.bitwise_right_shift_
     __neg__ = elementwise.neg
     __pos__ = _itself
     __abs__ = elementwise.abs

@@ -13,11 +13,11 @@ import numpy as np
 
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
-from vtc.frontend.functions import creation, elementwise, reduce, view
-from vtc.frontend.functions.arguments import Dims, axes, expect_tensor, show
+from vtc.frontend.functions import creation, elementwise, rearrange, reduce, view
+from vtc.frontend.functions.arguments import Dims, Value, axes, expect_tensor, show
 from vtc.frontend.functions.promotion import cast
 from vtc.frontend.source import located
-from vtc.ir.dims import Size
+from vtc.ir.dims import Size, product
 from vtc.ir.ops.norm import LayerNorm, RmsNorm
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def batch_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = False,
-    momentum: float = 0.1,
+    momentum: Value = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalizes channels of ``[N, C, ..]`` by this batch if ``training``, else by running figures.
@@ -102,21 +102,90 @@ def batch_norm(
     over = tuple(a for a in range(input.type.rank) if a != 1)
     x = cast(input, input.type.dtype.accumulate)
     if training:
+        _several("batch_norm", input, over)
         mean = reduce.mean(x, over)
         var = reduce.var(x, over, correction=0)
         _move(running_mean, mean, momentum)
-        if running_var is not None:
-            _move(running_var, reduce.var(x.detach(), over), momentum)
-    elif running_mean is None or running_var is None:
-        raise located(ArgumentError, "batch_norm: expected running figures outside of training")
+        _move(running_var, _unbiased(var, x, over), momentum)
     else:
-        mean, var = running_mean, running_var
+        mean, var = _running("batch_norm", running_mean, running_var)
     scale = elementwise.rsqrt(elementwise.add(var, eps))
     y = elementwise.mul(elementwise.sub(x, _per_channel(mean, x)), _per_channel(scale, x))
     return cast(_affine(y, weight, bias), input.type.dtype)
 
 
-def _move(running: Tensor | None, found: Tensor, momentum: float) -> None:
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: Value = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalizes each channel of each sample of ``[N, C, ..]`` by its own mean and variance.
+
+    The running figures, if given, move towards their means over the batch; without
+    ``use_input_stats`` they are what it normalizes by.
+    """
+    _channels("instance_norm", input)
+    if not use_input_stats:
+        mean, var = _running("instance_norm", running_mean, running_var)
+        return batch_norm(input, mean, var, weight, bias, eps=eps)
+    over = tuple(range(2, input.type.rank))
+    _several("instance_norm", input, over)
+    if running_mean is not None or running_var is not None:
+        x = cast(input.detach(), input.type.dtype.accumulate)
+        _move(running_mean, reduce.mean(reduce.mean(x, over), 0), momentum)
+        spread = _unbiased(reduce.var(x, over, correction=0), x, over)
+        _move(running_var, reduce.mean(spread, 0), momentum)
+    y = layer_norm(cast(input, input.type.dtype.accumulate), input.type.shape[2:], eps=eps)
+    return cast(_affine(y, weight, bias), input.type.dtype)
+
+
+def local_response_norm(
+    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """``input / (k + alpha * m) ** beta``: ``m`` the mean square of ``size`` channels around."""
+    _, _, *rest = _channels("local_response_norm", input)
+    channels = int(input.shape[1])
+    if size < 1:
+        raise located(ArgumentError, f"local_response_norm: expected size >= 1, got {size}")
+    sides = [0, 0] * len(rest) + [size // 2, (size - 1) // 2]
+    squares = rearrange.pad(elementwise.square(input), sides)
+    total = view.narrow(squares, 1, 0, channels)
+    for i in range(1, size):
+        total = elementwise.add(total, view.narrow(squares, 1, i, channels))
+    scale = elementwise.add(elementwise.mul(total, alpha / size), k)
+    return elementwise.div(input, elementwise.pow(scale, beta))
+
+
+def _several(name: str, input: Tensor, over: tuple[int, ...]) -> None:
+    """One value has no variance: more likely a mistake than meant."""
+    n = product(input.type.shape[a] for a in over)
+    if isinstance(n, int) and n == 1:
+        want = "expected more than 1 value per channel when training"
+        raise located(ArgumentError, f"{name}: {want}, got {input.type}")
+
+
+def _running(
+    name: str, running_mean: Tensor | None, running_var: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    if running_mean is None or running_var is None:
+        raise located(ArgumentError, f"{name}: expected running figures outside of training")
+    return running_mean, running_var
+
+
+def _unbiased(var: Tensor, x: Tensor, over: tuple[int, ...]) -> Tensor:
+    """The variance by the count less one, from that by the count."""
+    n = product(x.type.shape[a] for a in over)
+    if isinstance(n, int):
+        return elementwise.mul(var.detach(), n / max(n - 1, 1))
+    return reduce.var(x.detach(), over)
+
+
+def _move(running: Tensor | None, found: Tensor, momentum: Value) -> None:
     if running is None:
         return
     with dispatch.no_grad():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from vtc.errors import ArgumentError, CaptureError, DeviceError, TypeCheckError
+from vtc.errors import ArgumentError, DeviceError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, rearrange, reduce, view
 from vtc.frontend.functions.arguments import Value, Where, expect_tensor, is_tensor, place, shape
@@ -27,6 +27,7 @@ from vtc.ir.op import Op
 from vtc.ir.ops.activation import Dropout
 from vtc.ir.ops.fill import Iota
 from vtc.ir.ops.random import Advance, Bits, Normal, Uniform
+from vtc.ir.ops.sort import Argsort
 from vtc.ir.types import DType, f32, f64, i64
 from vtc.runtime.device import Device
 
@@ -289,14 +290,29 @@ def randint(
     return cast(found, dtype or i64)
 
 
+def randint_like(
+    input: Tensor,
+    low: int,
+    high: int | None = None,
+    *,
+    dtype: DType | None = None,
+    generator: Generator | None = None,
+) -> Tensor:
+    """:func:`randint` in the shape and dtype of ``input``; one bound alone is ``high``."""
+    low, high = (0, low) if high is None else (low, high)
+    kind, where = dtype or input.type.dtype, input.device
+    return randint(low, high, input.shape, generator=generator, dtype=kind, device=where)
+
+
 def randperm(
     n: int, *, generator: Generator | None = None, dtype: DType | None = None, device: Where = None
 ) -> Tensor:
-    """The integers below ``n`` in random order; not in a compiled function."""
+    """The integers below ``n`` in random order."""
+    low, high = (_bits((n,), generator, device) for _ in range(2))
     if dispatch.is_capturing():
-        raise located(CaptureError, "randperm needs a sort; draw it outside and pass it in")
-    keys = [_bits((n,), generator, device).cpu().numpy() for _ in range(2)]
-    order = np.lexsort(keys)
+        keys = elementwise.add(elementwise.mul(high, 2**31), elementwise.floor_divide(low, 2))
+        return cast(dispatch.apply(Argsort(axis=0, descending=False), keys), dtype or i64)
+    order = np.lexsort([low.cpu().numpy() >> 1, high.cpu().numpy()])
     return cast(dispatch.from_array(order, device=place(device)), dtype or i64)
 
 

@@ -27,7 +27,7 @@ from vtc.frontend.source import located
 from vtc.ir.dims import Size, floordiv
 from vtc.ir.ops.block import DynamicSlice, DynamicUpdate
 from vtc.ir.ops.index import Index, IndexPut
-from vtc.ir.ops.view import Reshape, Slice
+from vtc.ir.ops.view import Flip, Reshape, Slice
 from vtc.ir.types import Array, bool_, i32, i64
 
 if TYPE_CHECKING:
@@ -41,13 +41,17 @@ Mark = tuple[int, "Tensor | Array"]
 
 @dataclass
 class Cut:
-    """A key being read: the slice of each axis of the tensor, and the axes the view will have."""
+    """A key being read: the slice of each axis of the tensor, and the axes the view will have.
+
+    ``turned`` are those of the view that a negative step shows the other way round.
+    """
 
     starts: list[Size] = field(default_factory=list)
     stops: list[Size] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     shape: list[Size] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    turned: list[int] = field(default_factory=list)
 
     def take(self, start: Size, stop: Size, step: int = 1) -> None:
         """Slice the next axis of the tensor."""
@@ -59,6 +63,13 @@ class Cut:
         """Slice the next axis, and show it."""
         self.take(start, stop, step)
         self.shape.append(floordiv(stop - start + step - 1, step))
+
+    def slice(self, bounds: tuple[Size, Size, int]) -> None:
+        """:meth:`keep` where the step may be negative."""
+        start, stop, step = bounds
+        if step < 0:
+            self.turned.append(len(self.shape))
+        self.keep(start, stop, abs(step))
 
     def view(self, x: Tensor) -> Tensor:
         """``x`` cut that way; ``x`` itself where nothing is."""
@@ -74,9 +85,12 @@ class Cut:
 def getitem(input: Tensor, key: Any) -> Tensor:
     """``input[key]``, a view if only ints, slices, None and Ellipsis are in ``key``.
 
-    IndexRangeError outside ``input``; CaptureError for a mask in a compiled function.
+    A negative step, which PyTorch does not have, makes a copy. IndexRangeError outside ``input``;
+    CaptureError for a mask in a compiled function.
     """
-    shown, marks = _read(input, key)
+    shown, marks, turned = _read(input, key)
+    if turned:
+        shown = dispatch.apply(Flip(axes=turned), shown)
     picks = _known(shown, marks, "x[mask] has no fixed size; use vtc.where(mask, x, other)")
     shown, picks = _select(shown, picks)
     if not picks:
@@ -88,7 +102,17 @@ def getitem(input: Tensor, key: Any) -> Tensor:
 
 def setitem(input: Tensor, key: Any, value: Value) -> None:
     """``input[key] = value``: ``value`` is cast, and expanded to what ``input[key]`` is."""
-    shown, marks = _read(input, key)
+    shown, marks, turned = _read(input, key)
+    if turned:
+        part = dispatch.apply(Flip(axes=turned), shown)
+        _set(part, marks, value)
+        dispatch.write(shown, dispatch.apply(Flip(axes=turned), part))
+    else:
+        _set(shown, marks, value)
+
+
+def _set(shown: Tensor, marks: list[Mark], value: Value) -> None:
+    """Write what ``marks`` pick from ``shown``."""
     if len(marks) == 1 and _fill_where(shown, *marks[0], value):
         return
     unknown = "x[mask] = tensor needs the mask's count; use vtc.where(mask, value, x)"
@@ -130,7 +154,7 @@ def index_put(
 ) -> Tensor:
     """``input`` with ``values`` set, or added, at ``input[indices]``, where None is a whole dim."""
     lines = [i if i is None or i.type.rank else view.unsqueeze(i, 0) for i in indices]
-    _, marks = _read(input, tuple(slice(None) if i is None else i for i in lines))
+    _, marks, _ = _read(input, tuple(slice(None) if i is None else i for i in lines))
     picks = _known(input, marks, "index_put needs the mask's count; use vtc.where(mask, values, x)")
     if not picks:
         raise located(ArgumentError, "index_put: expected at least one index tensor")
@@ -140,8 +164,8 @@ def index_put(
 # reading keys
 
 
-def _read(x: Tensor, key: Any) -> tuple[Tensor, list[Mark]]:
-    """The view that ``key`` makes of ``x``, and what is to be picked from it."""
+def _read(x: Tensor, key: Any) -> tuple[Tensor, list[Mark], tuple[int, ...]]:
+    """The view that ``key`` makes of ``x``, what is to be picked from it, and its axes to turn."""
     cut = Cut()
     for item in _items(x, key):
         n = len(cut.starts)
@@ -152,7 +176,7 @@ def _read(x: Tensor, key: Any) -> tuple[Tensor, list[Mark]]:
                 cut.marks.append((len(cut.shape), _host(np.zeros(int(item), np.int64), x)))
                 cut.shape.append(1)
             case slice():
-                cut.keep(*_bounds(item, x.shape[n]))
+                cut.slice(_bounds(item, x.shape[n]))
             case _ if _is_mask(item):
                 _check_mask(x, n, item)
                 cut.marks.append((len(cut.shape), item))
@@ -164,7 +188,7 @@ def _read(x: Tensor, key: Any) -> tuple[Tensor, list[Mark]]:
             case _:
                 cut.marks.append((len(cut.shape), wrapped(item, x.shape[n])))
                 cut.keep(0, x.type.shape[n])
-    return cut.view(x), cut.marks
+    return cut.view(x), cut.marks, tuple(cut.turned)
 
 
 def _items(x: Tensor, key: Any) -> list[Any]:
@@ -241,15 +265,29 @@ def _mask_rank(mask: Tensor | Array) -> int:
 
 
 def _bounds(item: slice, n: Any) -> tuple[Size, Size, int]:
-    """Start, stop and step inside an axis of ``n``, which may be a size being traced."""
+    """Start, stop and step inside an axis of ``n``, which may be a size being traced.
+
+    With a negative step those of the same elements in ascending order.
+    """
     step = 1 if item.step is None else int(item.step)
-    if step < 1:
-        raise located(ArgumentError, f"slice: expected a step >= 1, got {step}; use vtc.flip")
+    if step == 0:
+        raise located(ArgumentError, "slice: expected a step other than 0, got 0")
+    if step < 0:
+        return _downward(item, n, step)
     start = _bound(item.start, n, 0)
     stop = _bound(item.stop, n, n)
     if stop < start:
         stop = start
     return dispatch.size(start), dispatch.size(stop), step
+
+
+def _downward(item: slice, n: Any, step: int) -> tuple[Size, Size, int]:
+    if step == -1 and item.start is None and item.stop is None:
+        return 0, dispatch.size(n), step
+    places = range(*slice(item.start, item.stop, step).indices(int(n)))
+    if not places:
+        return 0, 0, step
+    return places[-1], places[0] + 1, step
 
 
 def _bound(bound: Any, n: Any, default: Any) -> Any:

@@ -189,6 +189,16 @@ def matrix_transpose(input: Tensor) -> Tensor:
     return transpose(input, -2, -1)
 
 
+def adjoint(input: Tensor) -> Tensor:
+    """The last two dims swapped; ``x.mH`` of real numbers."""
+    return matrix_transpose(input)
+
+
+def ravel(input: Tensor) -> Tensor:
+    """All dims as one."""
+    return reshape(input, (-1,)) if input.type.numel != 0 else reshape(input, (0,))
+
+
 def movedim(input: Tensor, source: Dims, destination: Dims) -> Tensor:
     """Dims ``source`` moved to ``destination``; the others keep their order."""
     rank = input.type.rank
@@ -203,6 +213,10 @@ def movedim(input: Tensor, source: Dims, destination: Dims) -> Tensor:
     for to, start in sorted(zip(tos, froms, strict=True)):
         order.insert(to, start)
     return dispatch.view(Permute(axes=tuple(order)), input)
+
+
+swapaxes = swapdims = transpose
+moveaxis = movedim
 
 
 # parts
@@ -254,7 +268,7 @@ def split(input: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, ...]:
     n = input.type.shape[at]
     if isinstance(split_size, Sequence):
         parts = list(dispatch.sizes(split_size))
-        if sum(parts, start=_ZERO) != n:
+        if total(parts) != n:
             got = f"got {show(parts)}"
             raise located(
                 ArgumentError, f"split: expected sizes that sum to dim {at} of {input.type}, {got}"
@@ -265,6 +279,11 @@ def split(input: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, ...]:
         raise located(ArgumentError, f"split: expected a size >= 1, got {size}")
     count = max(1, -(-whole // size)) if size else 1
     return _parts(input, at, [min(size, whole - i * size) for i in range(count)])
+
+
+def total(sizes: Sequence[Size]) -> Size:
+    """The sum of ``sizes``, which may be symbolic."""
+    return sum(sizes, start=_ZERO)
 
 
 _ZERO: Size = 0

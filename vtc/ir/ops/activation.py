@@ -13,14 +13,14 @@ import abc
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
 from vtc.ir.dims import Size
-from vtc.ir.op import Needs, Sample
+from vtc.ir.op import Needs, Op, Sample, shifted
 from vtc.ir.ops import draw
-from vtc.ir.ops.composite import Composite, Gradients, floating, narrow, wide
+from vtc.ir.ops.composite import Composite, Gradients, Results, floating, narrow, wide
 from vtc.ir.ops.expr import Expr, Exprs
 from vtc.ir.ops.random import Bits, check_state
 from vtc.ir.types import Array, TensorType
@@ -39,6 +39,9 @@ class Activation(Composite, abstract=True):
 
     def accept(self, x: TensorType) -> None:
         floating(self, x)
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return self
 
     @abc.abstractmethod
     def slope(self, x: Expr, out: Expr) -> Expr:
@@ -62,6 +65,9 @@ class Relu(Composite):
 
     def accept(self, x: TensorType) -> None:
         self.check(x.dtype.kind in ("int", "float"), f"expected real numbers, got {x}")
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return self
 
     def decompose(self, *inputs: Expr) -> Expr:
         return inputs[0].maximum(0)
@@ -163,6 +169,9 @@ class Distribution(Composite, abstract=True):
         floating(self, x)
         self.check(0 <= self.axis < x.rank, f"expected an axis of {x}, got {self.axis}")
 
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return shifted(self)
+
     def shifted(self, x: Expr) -> Expr:
         """``x`` less its maximum, so that ``exp`` cannot overflow."""
         return x - x.max((self.axis,)).expand_like(x, (self.axis,))
@@ -235,6 +244,7 @@ class Dropout(Composite):
     p: float
     offset: Size
     arity = (2, 2)
+    draws = True
 
     def accept(self, x: TensorType, state: TensorType) -> None:
         floating(self, x)
@@ -246,6 +256,14 @@ class Dropout(Composite):
         bits = state.apply(Bits(shape=x.shape, offset=self.offset))
         keep = bits >= math.ceil(self.p * 2**24) * 2**8
         return keep.where(x * (1.0 / (1.0 - self.p) if self.p < 1.0 else 0.0), 0.0)
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        """Each example draws its own numbers."""
+        return Dropout(p=self.p, offset=self.offset * size)
+
+    def batch(self, size: Size, inputs: Exprs, batched: Needs) -> Results:
+        """All examples draw the same numbers, unless the state has them draw others."""
+        return self.unfolded(size, inputs, batched)
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Gradients:
         return g.apply(self, inputs[1]), None

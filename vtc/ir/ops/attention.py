@@ -34,6 +34,7 @@ from vtc.ir.ops.composite import (
     wide,
 )
 from vtc.ir.ops.expr import Expr, Exprs
+from vtc.ir.ops.index import lined_up
 from vtc.ir.types import Array, TensorType, bool_, i64
 
 WIDEST = 256
@@ -76,6 +77,17 @@ class Attention(Composite, abstract=True):
             kind = mask.dtype is bool_ or mask.dtype in as_precise(q.dtype)
             broadcasts = kind and _broadcasts(mask.shape, scores.shape)
             self.check(broadcasts, f"expected a mask, bool or added, for {scores}, got {mask}")
+
+    def batch(self, size: Size, inputs: Exprs, batched: Needs) -> Any:
+        """Examples are one more axis in front; masks that differ get it there too."""
+        to_mask = isinstance(self, AttentionGradient) and self.to_mask
+        if to_mask:  # a sum over what the mask is broadcast along
+            return self.unfolded(size, inputs, batched)
+        tensors = 3 if isinstance(self, ScaledDotProductAttention) else 6
+        whole = lined_up(size, inputs[:tensors], batched[:tensors])
+        pairs = zip(inputs[tensors:], batched[tensors:], strict=True)
+        masks = [aligned(m, whole[0].rank) if b else m for m, b in pairs]
+        return whole[0].apply(self, *whole[1:], *masks)
 
     def scores(self, q: Expr, k: Expr, masks: Sequence[Expr]) -> Expr:
         """Scaled and masked scores ``[.., T, S]`` of keys that are repeated; ``-inf`` where not
@@ -236,6 +248,13 @@ class Rotary(Composite):
         known = fits and cos.dtype in as_precise(x.dtype)
         self.check(known, f"expected cos and sin for the half of {x}, got {cos} and {sin}")
 
+    def batch(self, size: Size, inputs: Exprs, batched: Needs) -> Expr:
+        (x,) = lined_up(size, inputs[:1], batched[:1])
+        angles = inputs[1:]
+        if any(batched[1:]):
+            angles = tuple(aligned(t, x.rank) for t in lined_up(size, angles, batched[1:]))
+        return x.apply(self, *angles)
+
     def decompose(self, *inputs: Expr) -> Expr:
         x, cos, sin = inputs
         half = cos.shape[-1]
@@ -266,6 +285,13 @@ def group(q: TensorType, k: TensorType) -> Size | None:
     many, few = q.shape[-3], k.shape[-3]
     count = floordiv(many, few)
     return count if count * few == many else None
+
+
+def aligned(x: Expr, rank: int) -> Expr:
+    """``x``, which has an axis of examples in front, with axes of size 1 after it up to ``rank``,
+    so that it broadcasts as each example does.
+    """
+    return x.reshape((x.shape[0], *(1,) * (rank - x.rank), *x.shape[1:]))
 
 
 def _repeated(x: Expr, q: Expr) -> Expr:

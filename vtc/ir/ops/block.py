@@ -19,11 +19,12 @@ from vtc.ir.dims import Size, floordiv, mod
 from vtc.ir.op import Needs, Op, Pointwise, Sample, tensor_type
 from vtc.ir.ops import draw
 from vtc.ir.ops.expr import Expr, Exprs
-from vtc.ir.ops.index import check_integer
+from vtc.ir.ops.index import Index as Picked
+from vtc.ir.ops.index import IndexPut, check_integer, lined_up
 from vtc.ir.ops.mask import all_of, compare
 from vtc.ir.ops.view import at_most
 from vtc.ir.scalar import Index, Operand, Scalar, Scalars
-from vtc.ir.types import Array, TensorType, Type
+from vtc.ir.types import Array, TensorType, Type, i64
 
 
 @final
@@ -43,6 +44,15 @@ class DynamicSlice(Pointwise):
         sizes = cast("tuple[int, ...]", self.sizes)  # symbols are replaced by now
         found: Array = x[_block(x.shape, sizes, starts)]
         return found
+
+    def batch(self, size: Size, inputs: Exprs, batched: Needs) -> Expr:
+        x, *starts = inputs
+        if not any(batched[1:]):
+            first = starts[0].zeros() if starts else x.full((), 0, i64)
+            return x.apply(DynamicSlice((size, *self.sizes)), first, *starts)
+        (whole,) = lined_up(size, (x,), batched[:1])
+        places = _every(size, whole.shape[1:], self.sizes, starts, batched[1:])
+        return whole.apply(Picked(axes=tuple(range(whole.rank))), *places)
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         x, *starts = inputs
@@ -81,6 +91,16 @@ class DynamicUpdate(Pointwise):
         out = x.copy()
         out[_block(x.shape, value.shape, starts)] = value
         return out
+
+    def batch(self, size: Size, inputs: Exprs, batched: Needs) -> Expr:
+        x, value, *starts = inputs
+        x, value = lined_up(size, (x, value), batched[:2])
+        if not any(batched[2:]):
+            first = starts[0].zeros() if starts else x.full((), 0, i64)
+            return x.apply(self, value, first, *starts)
+        places = _every(size, x.shape[1:], value.shape[1:], starts, batched[2:])
+        put = IndexPut(axes=tuple(range(x.rank)), accumulate=False)
+        return x.apply(put, value, *places)
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         _, value, *starts = inputs
@@ -131,6 +151,9 @@ class SliceUpdate(Pointwise):
             fits = at_most(0, start) and at_most(start, stop) and at_most(stop, x.shape[a])
             self.check(fits, f"expected a slice inside {x}, got [{start}:{stop}] along axis {a}")
         return x
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return SliceUpdate((0, *self.starts), (1, *self.steps))
 
     def reference(self, x: Array, value: Array) -> Array:
         out = x.copy()
@@ -190,6 +213,25 @@ def _block(
     limits = [n - k for n, k in zip(shape, sizes, strict=True)]
     first = [min(max(int(a), 0), hi) for a, hi in zip(starts, limits, strict=True)]
     return tuple(slice(a, a + k) for a, k in zip(first, sizes, strict=True))
+
+
+def _every(
+    size: Size,
+    shape: Sequence[Size],
+    sizes: Sequence[Size],
+    starts: Sequence[Expr],
+    batched: Needs,
+) -> list[Expr]:
+    """The place of every element of blocks, one block for each example: an index per axis."""
+    whole = (size, *sizes)
+    found = [starts[0].iota(whole, 0, i64)]
+    parts = zip(lined_up(size, starts, batched), shape, sizes, strict=True)
+    for axis, (start, n, k) in enumerate(parts):
+        start = start.cast(i64)
+        first = start.maximum(0).minimum(start.count(n - k))
+        first = first.expand(range(1, len(whole)), sizes)
+        found.append(first + first.iota(whole, axis + 1, i64))
+    return found
 
 
 def _first(

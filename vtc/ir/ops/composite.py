@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from vtc.ir.dims import Size
 from vtc.ir.evaluate import ArrayBuilder
 from vtc.ir.graph import GraphBuilder, Node
 from vtc.ir.op import Needs, Op, tensor_type
+from vtc.ir.ops.batch import Lane, Sweep
 from vtc.ir.ops.control import entry_of
 from vtc.ir.ops.expr import Expr, Exprs
 from vtc.ir.reverse import reverse
@@ -69,6 +71,25 @@ class Composite(Op, abstract=True):
         b = ArrayBuilder()
         out = self.decompose(*(Expr(b, x) for x in inputs))
         return tuple(o.value for o in out) if isinstance(out, tuple) else out.value
+
+    def batch(self, size: Size, inputs: Exprs, batched: Needs) -> Any:
+        """``lifted``, or else what it is made of, for all examples."""
+        out = super().batch(size, inputs, batched)
+        return self.unfolded(size, inputs, batched) if out is NotImplemented else out
+
+    def unfolded(self, size: Size, inputs: Exprs, batched: Needs) -> Results:
+        """The results for ``size`` examples, of the ops this is made of."""
+        b = GraphBuilder()
+        pairs = list(zip(inputs, batched, strict=True))
+        types = [x.tensor.with_shape(x.shape[1:]) if many else x.tensor for x, many in pairs]
+        params = [b.param("x", t) for t in types]
+        out = self.expand(*(Expr(b, p) for p in params))
+        sweep = Sweep(inputs[0].builder, size)
+        lanes = (Lane(x, many) for x, many in pairs)
+        sweep.lanes.update(zip(params, lanes, strict=True))
+        sweep.run(b.nodes)
+        found = tuple(sweep.lanes[o.value].whole(size) for o in results(out))
+        return found if isinstance(out, tuple) else found[0]
 
     def vjp(self, g: Any, out: Expr, inputs: Exprs, needs: Needs) -> Gradients:
         cotangents = g if isinstance(g, tuple) else (g,)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -47,6 +47,17 @@ class Matmul(Op):
         x = x.swapaxes(-1, -2) if self.transpose_x else x
         y = y.swapaxes(-1, -2) if self.transpose_y else y
         return np.asarray(np.matmul(x, y))
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return self
+
+    def batch(self, size: Size, inputs: Exprs, batched: Needs) -> Any:
+        """The rows of all examples are one matrix where the other operand is one."""
+        x, y = inputs
+        if batched == (True, False) and y.rank == 2 and not self.transpose_x:
+            rows = x.reshape((size * x.shape[1], x.shape[2])).apply(self, y)
+            return rows.reshape((size, x.shape[1], rows.shape[1]))
+        return super().batch(size, inputs, batched)
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         x, y = inputs

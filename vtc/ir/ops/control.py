@@ -10,15 +10,15 @@ x2: f32[B, 4] = after(x, d_y)                  # x, for what is computed once d_
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast, final
 
 import numpy as np
 
-from vtc.errors import GradientError, TypeCheckError
+from vtc.errors import GradientError, TypeCheckError, at_line
 from vtc.ir.dims import Size
 from vtc.ir.evaluate import ArrayBuilder, Run, Value
-from vtc.ir.graph import Graph, Node
+from vtc.ir.graph import Graph, Loc, Names, Node
 from vtc.ir.op import Needs, Op, Sample, tensor_type
 from vtc.ir.ops import draw
 from vtc.ir.ops.expr import Expr, Exprs
@@ -57,6 +57,9 @@ class StopGradient(Op):
 
     moves = True
 
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return self
+
     def infer(self, x: Type) -> Type:
         return tensor_type(self, x)
 
@@ -90,6 +93,9 @@ class Checkpoint(IndexMap):
     def source(self, index: Index, x: TensorType, out: TensorType) -> Index:
         return index
 
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return self
+
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         return (g,)
 
@@ -109,11 +115,22 @@ class Control(Op, abstract=True):
 
     def evaluate(self, run: Run, node: Node) -> Value:
         """The value of ``node``, an application of this op, in a running graph."""
+        return self.compute(run, [run.env[i] for i in node.inputs])
+
+    def compute(self, run: Run, values: Sequence[Value]) -> Value:
+        """The value of this op on ``values``, with the graphs of ``run``."""
         raise NotImplementedError
 
     def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Any]:
         """GradientError: zeros would be silently wrong. Markers are expanded innermost first."""
         raise GradientError(f"{self.name}: no gradient flows through {out.type}, expand it first")
+
+    def gradient(
+        self, library: Library, g: Any, out: Any, inputs: Any, needs: Needs
+    ) -> Sequence[Any]:
+        """What ``vjp`` gives, where the graphs that this names are at hand and may be added to."""
+        del library
+        return self.vjp(g, out, inputs, needs)
 
     def check_graphs(self, graphs: Mapping[str, Graph], inputs: Sequence[Type]) -> None:
         """TypeCheckError unless the graphs this names are among ``graphs`` and take ``inputs``."""
@@ -141,6 +158,11 @@ class After(Control):
 
     def reference(self, x: Array, event: Array) -> Array:
         return x
+
+    def batch(self, size: Size, inputs: Any, batched: Needs) -> Any:
+        """The event stays as it is."""
+        x, event = inputs
+        return (x if batched[0] else x.expand((0,), (size,))).apply(self, event)
 
     def evaluate(self, run: Run, node: Node) -> Value:
         """The first operand."""
@@ -170,6 +192,11 @@ class Call(Control):
     type: Type
     at: tuple[Size, ...] = ()
 
+    @property
+    def places(self) -> tuple[Size, ...]:
+        """Where the results lie."""
+        return self.at
+
     def infer(self, *inputs: Type) -> Type:
         return self.type
 
@@ -184,9 +211,9 @@ class Call(Control):
         wanted = f"{self.graph} returns {_listed(callee.result)}, expected {self.type}"
         self.check(gives == callee.result, wanted)
 
-    def evaluate(self, run: Run, node: Node) -> Value:
+    def compute(self, run: Run, values: Sequence[Value]) -> Value:
         """The callee's outputs."""
-        out = run.call(self.graph, [run.env[i] for i in node.inputs])
+        out = run.call(self.graph, values)
         return out[0] if isinstance(self.type, TensorType) else cast("tuple[Array, ...]", out)
 
 
@@ -213,13 +240,22 @@ class Gradient(Control):
         return TupleType(tuple(rest))
 
     def expand(
-        self, nodes: Sequence[Node], inputs: Sequence[Node], expr: Any, enter: Any = None
+        self,
+        nodes: Sequence[Node],
+        inputs: Sequence[Node],
+        expr: Any,
+        enter: Any = None,
+        *,
+        library: Library | None = None,
     ) -> list[Expr]:
-        """The cotangents, by a reverse sweep over ``nodes``; ``expr`` gives the Expr of a node."""
+        """The cotangents, by a reverse sweep over ``nodes``; ``expr`` gives the Expr of a node.
+
+        ``library`` has the graphs that ``nodes`` name.
+        """
         y, *rest = inputs
         seed = expr(rest.pop(0)) if self.seeded else expr(y).like(1)
         found = reverse(
-            [entry_of(n) for n in nodes if n.op is not None],
+            [entry_of(n, library) for n in nodes if n.op is not None],
             {y: seed},
             rest,
             expr,
@@ -229,9 +265,10 @@ class Gradient(Control):
 
     def evaluate(self, run: Run, node: Node) -> Value:
         """The sweep, on arrays."""
-        b = ArrayBuilder(run.precision)
+        library = Library(run.program.graphs)
+        b = _Running(run, library)
         done = [n for n in run.graph.nodes if n in run.env]
-        out = self.expand(done, node.inputs, lambda n: Expr(b, run.env[n]))
+        out = self.expand(done, node.inputs, lambda n: Expr(b, run.env[n]), library=library)
         return tuple(e.value for e in out)
 
 
@@ -239,8 +276,89 @@ def _listed(types: Sequence[Type]) -> str:
     return f"({', '.join(map(str, types))})"
 
 
-def entry_of(node: Node) -> Entry[Node]:
-    """``node`` as a tape entry."""
+def entry_of(node: Node, library: Library | None = None) -> Entry[Node]:
+    """``node`` as a tape entry; ``library`` has the graphs that it may name."""
     if node.op is None:
         raise TypeCheckError(f"{node.name} is a parameter")
-    return Entry(node.op, node, node.inputs, node.op.index if isinstance(node.op, Item) else None)
+    op: Any = node.op
+    if library is not None and isinstance(op, Control):
+        op = _Bound(op, library, node.loc)
+    index = node.op.index if isinstance(node.op, Item) else None
+    return Entry(op, node, node.inputs, index)
+
+
+@final
+class Library:
+    """Graphs by name, to which gradients add theirs."""
+
+    def __init__(self, graphs: Sequence[Graph]) -> None:
+        self._made: list[Graph] = []
+        self._graphs = {g.name: g for g in graphs}
+        self._names = Names()
+        for name in self._graphs:
+            self._names.fresh(name)
+
+    def __getitem__(self, name: str) -> Graph:
+        return self._graphs[name]
+
+    def add(self, graph: Graph) -> str:
+        """Keep ``graph``, under a name that is free: its own if possible."""
+        kept = replace(graph, name=self._names.fresh(graph.name))
+        self._graphs[kept.name] = kept
+        self._made.append(kept)
+        return kept.name
+
+    def replace(self, graph: Graph) -> None:
+        """``graph`` takes the place of the one with its name."""
+        self._graphs[graph.name] = graph
+
+    def take(self) -> list[Graph]:
+        """What was added since this was last asked."""
+        made, self._made = self._made, []
+        return made
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """All of them."""
+        return tuple(self._graphs.values())
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A control op on a tape, with the graphs that it names."""
+
+    op: Control
+    library: Library
+    loc: Loc | None
+
+    def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Any]:
+        """The cotangents of its inputs; an error names the user's line."""
+        try:
+            return self.op.gradient(self.library, g, out, inputs, needs)
+        except GradientError as e:
+            if self.loc is None or "\n" in str(e):
+                raise
+            where = self.loc.file, self.loc.line, self.loc.module
+            raise GradientError(at_line(str(e), *where)) from None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The Builder that computes within a running graph, where control ops have a meaning too."""
+
+    run: Run
+    library: Library
+
+    def apply(self, op: Op, *inputs: Value, hint: str = "") -> Value:
+        """``op`` on arrays."""
+        plain = ArrayBuilder(self.run.precision)
+        if not isinstance(op, Control) or isinstance(op, After):
+            return plain.apply(op, *inputs, hint=hint)
+        program = replace(self.run.program, graphs=self.library.graphs)
+        return op.compute(replace(self.run, program=program), inputs)
+
+    def type_of(self, value: Value) -> Type:
+        """The type of an array, or of a tuple of arrays."""
+        return ArrayBuilder(self.run.precision).type_of(value)

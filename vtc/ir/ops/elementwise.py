@@ -22,7 +22,8 @@ from typing import Any, ClassVar, Literal, final
 import numpy as np
 
 from vtc import lazy
-from vtc.ir.op import Needs, Pointwise, Sample, tensor_type
+from vtc.ir.dims import Size
+from vtc.ir.op import Needs, Op, Pointwise, Sample, tensor_type
 from vtc.ir.ops import draw
 from vtc.ir.ops.expr import Expr, Exprs
 from vtc.ir.scalar import Index, Operand, Scalar, Scalars
@@ -67,6 +68,9 @@ class Elementwise(Pointwise, abstract=True):
         self, s: Scalars, index: Index, out: TensorType, inputs: Sequence[Operand]
     ) -> Scalar:
         return self.lower(s, *(x.at(index) for x in inputs))
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return self
 
     @classmethod
     def draw(cls, rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, ...]:

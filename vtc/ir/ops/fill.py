@@ -13,13 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 
 from vtc.errors import CodegenError
 from vtc.ir.dims import Size, floordiv, mod
-from vtc.ir.op import Needs, Pointwise, Sample, tensor_type
+from vtc.ir.op import Needs, Op, Pointwise, Sample, shifted, tensor_type
 from vtc.ir.ops import draw
 from vtc.ir.ops.expr import Expr, Exprs, Number
 from vtc.ir.ops.mask import all_of, compare
@@ -149,6 +149,9 @@ class Pad(Pointwise):
         self.check(good, f"expected elements to pad between, got {x}")
         return x.with_shape(shape)
 
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return Pad(((0, 0, 0), *self.pads), self.value)
+
     def _spans(self, x: TensorType) -> list[Size]:
         """How many places the elements themselves span along each axis."""
         return [n * (k + 1) - k for (_, _, k), n in zip(self.pads, x.shape, strict=True)]
@@ -214,6 +217,9 @@ class Triangle(Pointwise, abstract=True):
         x = tensor_type(self, x)
         self.check(x.rank >= 2, f"expected matrices, got {x}")
         return x
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return self
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         return (g.apply(self),)
@@ -283,6 +289,9 @@ class Concat(Pointwise):
         for p in parts:
             size = size + p.shape[self.axis]
         return x.with_shape((*x.shape[: self.axis], size, *x.shape[self.axis + 1 :]))
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return shifted(self)
 
     def reference(self, *inputs: Array) -> Array:
         return np.concatenate(inputs, self.axis)

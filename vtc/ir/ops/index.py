@@ -11,15 +11,15 @@ elements they write::
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
 from vtc.errors import IndexRangeError
 from vtc.ir.dims import Size
-from vtc.ir.op import Needs, Op, Pointwise, Sample, tensor_type
+from vtc.ir.op import Needs, Op, Pointwise, Sample, shifted, tensor_type
 from vtc.ir.ops import draw
 from vtc.ir.ops.expr import Expr, Exprs
 from vtc.ir.ops.view import at_most
@@ -50,6 +50,19 @@ class Index(Pointwise):
         front = x.transpose(*self.axes, *_others(self.axes, x.ndim))
         rank, at = indices[0].ndim, self.axes[0]
         return np.moveaxis(front[tuple(indices)], range(rank), range(at, at + rank))
+
+    def batch(self, size: Size, inputs: Exprs, batched: Needs) -> Expr:
+        x, *indices = inputs
+        if not any(batched[1:]):
+            return x.apply(shifted(self), *indices)
+        rank = inputs[1 + batched[1:].index(True)].rank - 1
+        at = self.axes[0]
+        if not batched[0]:  # the examples are a part of the index: they come where it does
+            out = x.apply(self, *lined_up(size, indices, batched[1:]))
+            return out.permute(_order(out.rank, at, 1, 0))
+        axes = (0, *(a + 1 for a in self.axes))
+        out = x.apply(Index(axes=axes), *by_example(size, indices, batched[1:]))
+        return out.permute(_order(out.rank, 1, rank, at + 1))
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         x, *indices = inputs
@@ -86,6 +99,9 @@ class Gather(Pointwise):
         check_along(self, x, self.axis, index)
         return x.with_shape(index.shape)
 
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return shifted(self)
+
     def reference(self, x: Array, index: Array) -> Array:
         check_range(self, index, self.axis, x.shape[self.axis])
         return np.take_along_axis(x[_corner(self.axis, index.shape)], index, self.axis)
@@ -98,7 +114,7 @@ class Gather(Pointwise):
         self, s: Scalars, index: Place, out: TensorType, inputs: Sequence[Operand]
     ) -> Scalar:
         x, along = inputs
-        return x.at(_moved(s, self.axis, index, x.type, along))
+        return x.at(moved(s, self.axis, index, x.type, along))
 
     @classmethod
     def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:
@@ -124,9 +140,17 @@ class Scattering(Op, abstract=True):
         def accumulate(self) -> bool:
             """Whether elements are added to what is there."""
 
+    @property
+    def joined(self) -> str:
+        """The primitive (``add``, ``mul``, ``max``, ``min``) by which elements accumulate."""
+        return "add"
+
     @abc.abstractmethod
     def target(self, s: Scalars, index: Place, inputs: Sequence[Operand]) -> Place:
         """Where in the result the element of ``values`` at ``index`` goes."""
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return shifted(self)
 
     def check_sum(self, x: TensorType) -> None:
         """TypeCheckError where the elements of ``x`` cannot be added."""
@@ -165,6 +189,17 @@ class IndexPut(Scattering):
         _put(front, tuple(i.reshape(-1) for i in indices), flat, accumulate=self.accumulate)
         return out
 
+    def batch(self, size: Size, inputs: Exprs, batched: Needs) -> Expr:
+        x, values, *indices = inputs
+        x, values = lined_up(size, (x, values), batched[:2])
+        if not any(batched[2:]):
+            return x.apply(shifted(self), values, *indices)
+        places = by_example(size, indices, batched[2:])
+        axes = (0, *(a + 1 for a in self.axes))
+        order = _order(values.rank, self.axes[0] + 1, places[0].rank - 1, 1)
+        put = IndexPut(axes=axes, accumulate=self.accumulate)
+        return x.apply(put, values.permute(order), *places)
+
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         _, values, *indices = inputs
         dx = g if self.accumulate else g.apply(self, values.zeros(), *indices) if needs[0] else None
@@ -201,19 +236,19 @@ class ScatterAdd(Scattering):
     values = 2
 
     def infer(self, x: Type, index: Type, src: Type) -> Type:
-        out = _scattered(self, self.axis, x, index, src)
+        out = scattered(self, self.axis, x, index, src)
         self.check_sum(out)
         return out
 
     def reference(self, x: Array, index: Array, src: Array) -> Array:
-        return _scatter(self, self.axis, x, index, src)
+        return scatter(self, self.axis, x, index, src)
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         index = inputs[1]
         return g, None, g.apply(Gather(axis=self.axis), index) if needs[2] else None
 
     def target(self, s: Scalars, index: Place, inputs: Sequence[Operand]) -> Place:
-        return _moved(s, self.axis, index, inputs[0].type, inputs[1])
+        return moved(s, self.axis, index, inputs[0].type, inputs[1])
 
     @classmethod
     def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:
@@ -237,10 +272,10 @@ class Scatter(Scattering):
     values = 2
 
     def infer(self, x: Type, index: Type, src: Type) -> Type:
-        return _scattered(self, self.axis, x, index, src)
+        return scattered(self, self.axis, x, index, src)
 
     def reference(self, x: Array, index: Array, src: Array) -> Array:
-        return _scatter(self, self.axis, x, index, src)
+        return scatter(self, self.axis, x, index, src)
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         _, index, src = inputs
@@ -248,7 +283,7 @@ class Scatter(Scattering):
         return dx, None, g.apply(Gather(axis=self.axis), index) if needs[2] else None
 
     def target(self, s: Scalars, index: Place, inputs: Sequence[Operand]) -> Place:
-        return _moved(s, self.axis, index, inputs[0].type, inputs[1])
+        return moved(s, self.axis, index, inputs[0].type, inputs[1])
 
     @classmethod
     def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:
@@ -258,6 +293,25 @@ class Scatter(Scattering):
         yield Sample(cls(axis=0), (x, np.zeros((0, 5), np.int64), draw.normal(rng, 0, 5)))
         twice = np.array([[1, 1]] * 3)
         yield Sample(cls(axis=1), (x, twice, draw.normal(rng, 3, 2)), smooth=False)
+
+
+def lined_up(size: Size, inputs: Sequence[Expr], batched: Needs) -> list[Expr]:
+    """``inputs``, all with an axis of the examples in front."""
+    pairs = zip(inputs, batched, strict=True)
+    return [x if b else x.expand((0,), (size,)) for x, b in pairs]
+
+
+def by_example(size: Size, indices: Sequence[Expr], batched: Needs) -> list[Expr]:
+    """``indices`` for all examples, the first of them the number of the example."""
+    rest = lined_up(size, indices, batched)
+    return [rest[0].iota(rest[0].shape, 0, rest[0].dtype), *rest]
+
+
+def _order(rank: int, start: int, count: int, to: int) -> list[int]:
+    """The permutation that moves ``count`` axes from ``start`` to ``to``."""
+    order = [a for a in range(rank) if not start <= a < start + count]
+    order[to:to] = range(start, start + count)
+    return order
 
 
 def check_indices(
@@ -325,12 +379,14 @@ def _corner(axis: int, shape: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(None) if a == axis else slice(n) for a, n in enumerate(shape))
 
 
-def _moved(s: Scalars, axis: int, index: Place, x: TensorType, along: Operand) -> Place:
+def moved(s: Scalars, axis: int, index: Place, x: TensorType, along: Operand) -> Place:
+    """``index`` with what ``along`` says in place of ``axis``."""
     found = s.to_index(along.at(index), x.shape[axis])
     return (*index[:axis], found, *index[axis + 1 :])
 
 
-def _scattered(op: Op, axis: int, x: Type, index: Type, src: Type) -> TensorType:
+def scattered(op: Op, axis: int, x: Type, index: Type, src: Type) -> TensorType:
+    """The type of ``x``; TypeCheckError unless ``src`` may be scattered into it."""
     x, index = tensor_type(op, x), tensor_type(op, index)
     check_along(op, x, axis, index)
     want = x.with_shape(index.shape)
@@ -338,12 +394,23 @@ def _scattered(op: Op, axis: int, x: Type, index: Type, src: Type) -> TensorType
     return x
 
 
-def _scatter(op: Scattering, axis: int, x: Array, index: Array, src: Array) -> Array:
+def scatter(
+    op: Scattering,
+    axis: int,
+    x: Array,
+    index: Array,
+    src: Array,
+    add: Callable[[Array, tuple[Array, ...], Array], None] = np.add.at,
+) -> Array:
+    """``x`` with the elements of ``src`` set, or joined by ``add`` where ``op`` accumulates."""
     check_range(op, index, axis, x.shape[axis])
     out = x.copy()
     places = list(np.indices(index.shape, sparse=False).reshape(index.ndim, -1))
     places[axis] = index.reshape(-1)
-    _put(out, tuple(places), src.reshape(-1), accumulate=op.accumulate)
+    if op.accumulate:
+        add(out, tuple(places), src.reshape(-1))
+    else:
+        out[tuple(places)] = src.reshape(-1)
     return out
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
-from vtc.ir.op import Needs, Sample
+from vtc.ir.dims import Size
+from vtc.ir.op import Needs, Op, Sample
 from vtc.ir.ops import draw
 from vtc.ir.ops.composite import (
     Composite,
@@ -127,6 +128,48 @@ class CrossEntropy(Composite):
                 yield Sample(some, (logits, ignored))
                 yield Sample(some, (logits, ignored, weight))
         yield Sample(cls(reduction="none"), (draw.normal(rng, 0, 4), np.zeros(0, np.int64)))
+
+
+@final
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Composite):
+    """``-(t * log(p) + (1 - t) * log(1 - p))`` of probabilities ``(p, t)``, element by element.
+
+    Logarithms count as at least -100, yet the gradient there is as large as 1e-12 in the divisor
+    makes it, as PyTorch's is.
+    """
+
+    arity = (2, 2)
+
+    def accept(self, p: TensorType, t: TensorType) -> None:
+        floating(self, p)
+        self.check(p == t, f"expected operands of one type, got {p} and {t}")
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return self
+
+    def decompose(self, *inputs: Expr) -> Expr:
+        p, t = inputs
+        yes, no = self._logs(p)
+        return (t - 1.0) * no - t * yes
+
+    def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Gradients:
+        g, p, t = wide(g), *map(wide, inputs)
+        dp = g * (p - t) / ((1.0 - p) * p).maximum(1e-12) if needs[0] else None
+        yes, no = self._logs(p)
+        return narrow(inputs, dp, g * (no - yes) if needs[1] else None)
+
+    @staticmethod
+    def _logs(p: Expr) -> tuple[Expr, Expr]:
+        return p.log().maximum(-100.0), (-p).op("log1p").maximum(-100.0)
+
+    @classmethod
+    def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:
+        for shape in ((3, 5), (0, 4)):
+            p, t = rng.uniform(0.1, 0.9, (2, *shape)).astype(np.float32)
+            yield Sample(cls(), (p, t))
+        p, t = draw.every_pair(np.array([0.0, 0.5, 1.0], np.float32), 2)
+        yield Sample(cls(), (p, t), smooth=False)
 
 
 def _log_softmax(x: Expr) -> Expr:

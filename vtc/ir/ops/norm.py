@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
+from vtc.ir.dims import Size
 from vtc.ir.op import Needs, Sample
 from vtc.ir.ops import draw
 from vtc.ir.ops.composite import Composite, Gradients, as_precise, floating, narrow, wide
@@ -39,6 +40,12 @@ class Norm(Composite, abstract=True):
         for other in others:
             fits = other.shape == want.shape and other.dtype in as_precise(x.dtype)
             self.check(fits, f"expected a weight or bias of type {want}, got {other}")
+
+    def batch(self, size: Size, inputs: Exprs, batched: Needs) -> Any:
+        """As it is where only rows differ."""
+        if batched[0] and not any(batched[1:]):
+            return inputs[0].apply(self, *inputs[1:])
+        return self.unfolded(size, inputs, batched)
 
     def over(self, x: Expr) -> tuple[int, ...]:
         """The axes that are normalised."""

@@ -15,13 +15,13 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast, final
 
 import numpy as np
 
 from vtc.ir.dims import Size, floordiv, mod
-from vtc.ir.op import Op, Pointwise, Sample, tensor_type
+from vtc.ir.op import Needs, Op, Pointwise, Sample, tensor_type
 from vtc.ir.scalar import Index, Operand, Scalar, Scalars
 from vtc.ir.types import Array, DType, TensorType, Type, bf16, f16, f32, f64, i64
 
@@ -37,6 +37,8 @@ _LOW, _WORD = np.uint64(0xFFFFFFFF), np.uint64(32)
 class Random(Pointwise, abstract=True):
     """Draws from the generator whose state is the one input; there is no gradient to the state."""
 
+    draws = True
+
     @property
     @abc.abstractmethod
     def drawn(self) -> TensorType:
@@ -45,6 +47,14 @@ class Random(Pointwise, abstract=True):
     def infer(self, state: Type) -> Type:
         check_state(self, state)
         return self.drawn
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        """Each example draws its own numbers; the state stays one."""
+        many: Any = self
+        return cast("Op", replace(many, shape=(size, *many.shape), offset=many.offset * size))
+
+    def batch(self, size: Size, inputs: Any, batched: Needs) -> Any:
+        return NotImplemented
 
     @classmethod
     def seeds(cls, rng: np.random.Generator) -> Iterator[tuple[tuple[int, ...], Array]]:
@@ -178,6 +188,13 @@ class Advance(Pointwise):
 
     def infer(self, state: Type) -> Type:
         return check_state(self, state)
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        """What examples use up that draw their own numbers; the state stays one."""
+        return Advance(count=self.count * size)
+
+    def batch(self, size: Size, inputs: Any, batched: Needs) -> Any:
+        return NotImplemented
 
     def reference(self, state: Array) -> Array:
         return state + np.array([0, self.count], np.int64)

@@ -13,12 +13,12 @@ import abc
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 
 from vtc.ir.dims import Size, product
-from vtc.ir.op import Needs, Op, Sample, tensor_type
+from vtc.ir.op import Needs, Op, Sample, shifted, tensor_type
 from vtc.ir.ops import draw
 from vtc.ir.ops.expr import Expr, Exprs, Number
 from vtc.ir.scalar import Scalar, Scalars
@@ -45,6 +45,9 @@ class Reduction(Op, abstract=True):
         nothing = not self.of_nothing and any(x.shape[a] == 0 for a in self.axes)
         self.check(not nothing, f"expected axes {self.axes} of {x} not to be empty")
         return x.with_shape(kept(x.shape, self.axes))
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return shifted(self)
 
     @abc.abstractmethod
     def identity(self, dtype: DType) -> Number:
@@ -266,6 +269,9 @@ class ArgReduction(Op, abstract=True):
         self.check(x.dtype.kind in ("int", "float"), f"expected int or float, got {x}")
         self.check(x.shape[self.axis] != 0, f"expected axis {self.axis} of {x} not to be empty")
         return TensorType(i64, kept(x.shape, (self.axis,)))
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return shifted(self)
 
     @abc.abstractmethod
     def identity(self, dtype: DType) -> tuple[Number, int]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from vtc.errors import TypeCheckError
 from vtc.ir.dims import Size, bounds, floordiv, mod, product, symbols
-from vtc.ir.op import Needs, Pointwise, Sample, tensor_type
+from vtc.ir.op import Needs, Op, Pointwise, Sample, shifted, tensor_type
 from vtc.ir.ops import draw
 from vtc.ir.ops.expr import Expr, Exprs
 from vtc.ir.scalar import Index, Operand, Scalar, Scalars
@@ -81,6 +81,9 @@ class Reshape(View):
         self.check(x.numel == out.numel, same)
         return out
 
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return Reshape((size, *self.shape))
+
     def reference(self, x: Array) -> Array:
         return x.reshape(ints(self.shape))
 
@@ -95,7 +98,7 @@ class Reshape(View):
         found: list[Size] = []
         for mine, theirs in _groups(out.shape, x.shape):
             at = _linear([index[a] for a in mine], [out.shape[a] for a in mine])
-            found += _unravel(at, [x.shape[a] for a in theirs])
+            found += unravel(at, [x.shape[a] for a in theirs])
         return tuple(found)
 
     @classmethod
@@ -138,7 +141,8 @@ def _linear(index: Sequence[Size], shape: Sequence[Size]) -> Size:
     return at
 
 
-def _unravel(at: Size, shape: Sequence[Size]) -> list[Size]:
+def unravel(at: Size, shape: Sequence[Size]) -> list[Size]:
+    """The index of element number ``at`` in row-major order."""
     found: list[Size] = []
     outer = next((a for a, n in enumerate(shape) if n != 1), 0)
     for axis in reversed(range(len(shape))):
@@ -160,6 +164,9 @@ class Permute(View):
         good = sorted(self.axes) == list(range(x.rank))
         self.check(good, f"expected each axis of {x} once, got {self.axes}")
         return x.with_shape(x.shape[a] for a in self.axes)
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return Permute((0, *(a + 1 for a in self.axes)))
 
     def reference(self, x: Array) -> Array:
         return x.transpose(self.axes)
@@ -204,6 +211,9 @@ class Expand(View):
         for a, size in zip(self.axes, self.sizes, strict=True):
             shape.insert(a, size)
         return x.with_shape(shape)
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return shifted(self)
 
     def reference(self, x: Array) -> Array:
         shape = ints(self.infer(TensorType.of(x)).shape)
@@ -251,6 +261,9 @@ class Slice(View):
             self.check(inside, f"expected a slice inside axis {a} of {x}, got [{i}:{j}]")
         return x.with_shape(floordiv(j - i + k - 1, k) for i, j, k in zip(*cut, strict=True))
 
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return Slice((0, *self.starts), (size, *self.stops), (1, *self.steps))
+
     def reference(self, x: Array) -> Array:
         cuts = zip(self.starts, self.stops, self.steps, strict=True)
         every: tuple[Any, ...] = tuple(slice(i, j, k) for i, j, k in cuts)
@@ -291,6 +304,9 @@ class Flip(IndexMap):
         good = all(0 <= a < x.rank for a in self.axes) and len({*self.axes}) == len(self.axes)
         self.check(good, f"expected distinct axes of {x}, got {self.axes}")
         return x
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return shifted(self)
 
     def reference(self, x: Array) -> Array:
         return np.flip(x, self.axes)

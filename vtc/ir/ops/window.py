@@ -10,24 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
 from vtc.errors import TypeCheckError
 from vtc.ir.dims import Size, floordiv, mod
-from vtc.ir.op import Needs, Pointwise, Sample, tensor_type
+from vtc.ir.op import Needs, Op, Pointwise, Sample, shifted, tensor_type
 from vtc.ir.ops import draw
 from vtc.ir.ops.expr import Expr, Exprs
 from vtc.ir.ops.mask import all_of, compare
-from vtc.ir.ops.view import IndexMap, at_most, ints
+from vtc.ir.ops.strided import Layout, Strided
+from vtc.ir.ops.view import at_most, ints
 from vtc.ir.scalar import Index, Operand, Scalar, Scalars
-from vtc.ir.types import Array, TensorType, Type
+from vtc.ir.types import Array, TensorType, Type, i64
 
 
 @final
 @dataclass(frozen=True)
-class Window(IndexMap):
+class Window(Strided):
     """All windows of ``size`` elements along ``axis``; what lies in a window is the last axis."""
 
     axis: int
@@ -40,17 +41,29 @@ class Window(IndexMap):
         count = windows(self, x, self.size)
         return x.with_shape((*x.shape[: self.axis], count, *x.shape[self.axis + 1 :], self.size))
 
-    def reference(self, x: Array) -> Array:
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return shifted(self)
+
+    def layout(self, x: Array) -> Layout:
+        shape, strides = list(x.shape), list(x.strides)
         span = self.dilation * (self.size - 1) + 1
-        shown = np.lib.stride_tricks.sliding_window_view(x, span, self.axis)
-        every = [slice(None)] * x.ndim
-        every[self.axis] = slice(None, None, self.stride)
-        return shown[(*every, slice(None, None, self.dilation))]
+        shape[self.axis] = (shape[self.axis] - span) // self.stride + 1
+        step, strides[self.axis] = strides[self.axis], strides[self.axis] * self.stride
+        return (*shape, self.size), (*strides, step * self.dilation)
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         length = inputs[0].shape[self.axis]
         same = {"axis": self.axis, "stride": self.stride, "dilation": self.dilation}
         return (g.op("unwindow", length=length, **same),)
+
+    def write(self, base: Expr, value: Expr) -> Expr:
+        """Where windows overlap, the last one stays."""
+        at, last = self.axis, value.rank - 1
+        order = [*range(at + 1), last, *range(at + 1, last)]
+        shape = (value.shape[at], self.size)
+        first, inside = (base.iota(shape, a, i64) for a in (0, 1))
+        places = first * self.stride + inside * self.dilation
+        return base.op("index_put", value.permute(order), places, axes=(at,), accumulate=False)
 
     def source(self, index: Index, x: TensorType, out: TensorType) -> Index:
         *rest, inside = index
@@ -89,6 +102,9 @@ class Unwindow(Pointwise):
         wanted = windows(self, out, size)
         self.check(count == wanted, f"expected {wanted} windows to make {out}, got {x}")
         return out
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return shifted(self)
 
     def reference(self, x: Array) -> Array:
         out = np.zeros(ints(self.infer(TensorType.of(x)).shape), x.dtype)

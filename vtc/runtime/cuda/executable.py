@@ -26,7 +26,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from vtc.errors import DeviceError
-from vtc.ir.plan import Binary, Launch, Plan
+from vtc.ir.plan import Binary, Launch, Plan, flat
 from vtc.ir.types import Array
 from vtc.runtime.allocator import NOTES
 from vtc.runtime.buffer import address
@@ -168,7 +168,7 @@ class CudaExecutable:
 
     def _load(self) -> Program:
         """The kernels on the device. RunError naming the kernel that cannot be there."""
-        here, used = self._gpu, {s.kernel for s in self.plan.steps if isinstance(s, Launch)}
+        here, used = self._gpu, {s.kernel for s in flat(self.plan.steps) if isinstance(s, Launch)}
         functions: dict[str, int] = {}
         for kernel in self.plan.kernels:
             if kernel.name not in used or kernel.symbol in functions:

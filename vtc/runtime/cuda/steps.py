@@ -9,18 +9,39 @@ kernels that take their pointers from one::
     layout.nodes[1]       # Run(kernel=..., grid=(8, 1, 1), places=(Place(0), Place(3, 256)), ...)
     layout.nodes[1].after # (0,): it reads what node 0 writes
 
-Steps without bytes or blocks are left out. What waits for what, the plan says.
+Steps without bytes or blocks are left out. What waits for what, the plan says. Loops are spelled
+out, turn by turn, one step after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast, final
+from typing import Any, cast, final
 
-from vtc.ir.plan import Arena, Binary, Copy, Input, Kernel, Launch, Output, Plan, Ref
+from vtc.errors import RunError
+from vtc.ir.plan import (
+    Arena,
+    Binary,
+    Copy,
+    Input,
+    Kernel,
+    Launch,
+    Loop,
+    Moving,
+    Output,
+    Plan,
+    Ref,
+    Step,
+    flat,
+)
 from vtc.runtime.cuda.interface import Grid
 from vtc.runtime.fit import Fit, shape_at, size_at
+
+Values = dict[str, Any]
+Turns = Mapping[int, int]
+"""The turn that each loop is in, by its number."""
 
 ALIGNMENT = 16
 """Of every pointer that a kernel gets."""
@@ -96,9 +117,10 @@ def lay_out(fit: Fit, key: tuple[int, ...], binaries: Mapping[str, Binary]) -> L
     kernels = {k.name: k for k in plan.kernels}
     cells = {step: cell for cell, step in enumerate(checking(fit))}
     end, table, nodes = size_at(plan.arena, values), 0, list[Node]()
-    for i, step in enumerate(plan.steps):
+    scratch: dict[int, Place] = {}  # by launch: all turns of a loop share it
+    for i, step, turns in spelled(plan, values):
         if isinstance(step, Copy):
-            target, source = (_place(fit, ref, values) for ref in (step.target, step.source))
+            target, source = (_place(fit, r, values, turns) for r in (step.target, step.source))
             nodes.append(Move(i, target, source, size_at(step.nbytes, values)))
             continue
         kernel = kernels[step.kernel]
@@ -107,15 +129,17 @@ def lay_out(fit: Fit, key: tuple[int, ...], binaries: Mapping[str, Binary]) -> L
             kernel=kernel,
             binary=binaries[kernel.symbol],
             grid=_grid(shape_at(step.grid, values)),
-            places=tuple(_place(fit, ref, values) for ref in step.args),
+            places=tuple(_place(fit, ref, values, turns) for ref in step.args),
             sizes=shape_at(step.sizes, values),
             note=step.note,
-            cell=cells.get(i),
+            cell=cells.get(i) if kernel.build is not None and kernel.build.checks else None,
         )
         if node.binary.scratch and _happens(node):
-            at = _rounded(end, max(ALIGNMENT, node.binary.alignment))
-            end = at + node.binary.scratch * _blocks(node.grid)
-            node = replace(node, scratch=Place(arena, at))
+            if id(step) not in scratch:
+                at = _rounded(end, max(ALIGNMENT, node.binary.alignment))
+                end = at + node.binary.scratch * _blocks(node.grid)
+                scratch[id(step)] = Place(arena, at)
+            node = replace(node, scratch=scratch[id(step)])
         if kernel.build is not None and kernel.build.table:
             node, table = replace(node, table=table), table + POINTER * len(node.places)
         nodes.append(node)
@@ -134,11 +158,21 @@ def lay_out(fit: Fit, key: tuple[int, ...], binaries: Mapping[str, Binary]) -> L
     )
 
 
+def spelled(plan: Plan, values: Values) -> Iterator[tuple[int, Launch | Copy, Turns]]:
+    """The launches and copies in order, each with the step of the plan that it is part of."""
+    for i, step in enumerate(plan.steps):
+        for one, turns in _turned(step, values, {}):
+            yield i, one, turns
+
+
 def checking(fit: Fit) -> tuple[int, ...]:
     """The steps that have an error cell, in the order of the cells."""
     checks = {k.name for k in fit.plan.kernels if k.build is not None and k.build.checks}
-    steps = enumerate(fit.plan.steps)
-    return tuple(i for i, s in steps if isinstance(s, Launch) and s.kernel in checks)
+    return tuple(
+        i
+        for i, step in enumerate(fit.plan.steps)
+        if any(isinstance(s, Launch) and s.kernel in checks for s in flat((step,)))
+    )
 
 
 def number_cells(fit: Fit) -> dict[int, int]:
@@ -147,7 +181,20 @@ def number_cells(fit: Fit) -> dict[int, int]:
     return {p: ALIGNMENT * k for k, p in enumerate(scalars)}
 
 
-def _place(fit: Fit, ref: Ref, values: Mapping[str, object]) -> Place:
+def _turned(step: Step, values: Values, turns: Turns) -> Iterator[tuple[Launch | Copy, Turns]]:
+    match step:
+        case Launch() | Copy():
+            yield step, turns
+        case Loop(number=number, steps=steps, condition=None):
+            order = range(size_at(step.count, values))
+            for k in reversed(order) if step.reverse else order:
+                for inner in steps:
+                    yield from _turned(inner, values, {**turns, number: k})
+        case _:
+            raise RunError(f"expected no step that waits for a value on the device, got {step}")
+
+
+def _place(fit: Fit, ref: Ref, values: Values, turns: Turns) -> Place:
     first = len(fit.plan.inputs)
     match ref:
         case Input(p):
@@ -156,7 +203,10 @@ def _place(fit: Fit, ref: Ref, values: Mapping[str, object]) -> Place:
             over = fit.over[i]
             return Place(first + i if over is None else over)
         case Arena(offset):
-            return Place(first + len(fit.plan.outputs), size_at(offset, dict(values)))
+            return Place(first + len(fit.plan.outputs), size_at(offset, values))
+        case Moving(base, loop, step):
+            start = _place(fit, base, values, turns)
+            return Place(start.slot, start.add + turns[loop] * size_at(step, values))
 
 
 def _grid(blocks: Sequence[int]) -> Grid:
@@ -183,12 +233,14 @@ def _ordered(plan: Plan, nodes: Iterable[Node]) -> tuple[Node, ...]:
     """
     found: list[Node] = []
     ends: list[tuple[int, ...]] = []  # of each step, the nodes after which it is done
-    for node in nodes:
-        before = plan.after[node.step] if plan.after else range(node.step)[-1:]
+    waiting = deque(nodes)
+    for step in range(len(plan.steps)):
+        before = plan.after[step] if plan.after else range(step)[-1:]
         after = tuple(dict.fromkeys(k for j in before for k in ends[j]))
-        if _happens(node):
-            ends.append((len(found),))
-            found.append(replace(node, after=after))
-        else:
-            ends.append(after)
+        while waiting and waiting[0].step == step:
+            node = waiting.popleft()
+            if _happens(node):
+                found.append(replace(node, after=after))
+                after = (len(found) - 1,)
+        ends.append(after)
     return tuple(found)
