@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zoo
+from zoo import module
 
 import vtc
 import vtc.nn
@@ -63,16 +65,6 @@ def convolutions(L):
         L.nn.Flatten(),
         L.nn.Linear(24, 5),
     )
-
-
-def module(L, init, forward):
-    """A module of library ``L`` with these methods."""
-
-    def start(self):
-        L.nn.Module.__init__(self)
-        init(self)
-
-    return type("Model", (L.nn.Module,), {"__init__": start, "forward": forward})()
 
 
 def rotate(L, x):
@@ -266,6 +258,10 @@ CASES = {
     "transformer, spelled out": Case(transformer("spelled out"), tokens, NEXT, accumulate=2),
     "recurrent": Case(recurrent, series, optimizer=sgd(lr=0.1, momentum=0.9)),
     "experts": Case(experts, vectors, optimizer=adamw(lr=1e-2), clip=1.0),
+    "u-net": Case(zoo.unet, zoo.pictures, classes(), optimizer=adamw(lr=1e-2)),
+    "language model by scan": Case(zoo.language, zoo.sentences, classes(), clip=1.0),
+    "mixture of experts": Case(zoo.mixture, vectors, optimizer=adamw(lr=1e-2)),
+    "masked autoencoder": Case(zoo.autoencoder, zoo.cells, optimizer=sgd(lr=0.1, momentum=0.9)),
 }
 
 
