@@ -14,7 +14,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 TRITON_BIN := .venv-triton/bin
 # 5: PYTEST_ARGS leaves no test, which is fine for one of two runs.
-TRITON_TEST = $(TRITON_BIN)/python -m pytest tests/triton $(PYTEST_ARGS) || test $$? -eq 5
+TRITON_TEST = $(TRITON_BIN)/python -m pytest tests/triton $(1) $(PYTEST_ARGS) || test $$? -eq 5
 
 .DEFAULT_GOAL := help
 .PHONY: help setup triton parity demo test test-all fuzz fuzz-packages fuzz-native check golden ops-table bench peers replay clean
@@ -32,12 +32,12 @@ demo: .venv/.stamp ## train a small GPT
 	$(BIN)/python examples/train_gpt.py
 
 test: .venv/.stamp .venv-triton/.stamp ## run the tests that need no GPU (PYTEST_ARGS="-n 2 -k softmax")
-	$(BIN)/python -m pytest -m "not gpu and not multi" $(PYTEST_ARGS)
-	$(TRITON_TEST)
+	$(BIN)/python -m pytest -m "not gpu and not multi and not slow" $(PYTEST_ARGS)
+	$(call TRITON_TEST,-m "not slow")
 
 test-all: .venv/.stamp .venv-triton/.stamp ## run every test; what this machine lacks is skipped with a reason
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
-	$(TRITON_TEST)
+	$(call TRITON_TEST)
 
 fuzz: .venv/.stamp ## random graphs through the whole compiler (GRAPHS=2000 SEED=0)
 	$(BIN)/python tests/property/fuzz.py --graphs $(GRAPHS) --seed $(SEED) --keep

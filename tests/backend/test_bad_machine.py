@@ -16,6 +16,7 @@ from test_cache import mounted, needs_mount
 from vtc.codegen.c import find_compiler
 
 COMPILER = find_compiler()
+SLOW = pytest.mark.slow
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 
 BUILD = """
@@ -241,7 +242,9 @@ def test_a_filled_cache_may_be_read_only(machine):
     assert machine.made() == made + 3  # what was there still serves
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[::-1]])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], pytest.param(lambda b: b[::-1], marks=SLOW)]
+)
 def test_damaged_files_are_made_again(machine, damage):
     machine.build()
     before = machine.objects()
@@ -252,7 +255,7 @@ def test_damaged_files_are_made_again(machine, damage):
     machine.check_cache()
 
 
-@pytest.mark.parametrize("content", [b"not a library", None])
+@pytest.mark.parametrize("content", [b"not a library", pytest.param(None, marks=SLOW)])
 def test_a_whole_file_that_does_not_load_is_made_again(machine, content):
     """Say, from a machine with another C library; it loads, but it is another one's code."""
     machine.compiler(COUNT)
@@ -331,7 +334,7 @@ sys.addaudithook(count)
 """
 
 
-@pytest.mark.parametrize("left", [1, 2, 3, 4, 6, 20])
+@pytest.mark.parametrize("left", [2, *(pytest.param(k, marks=SLOW) for k in (1, 3, 4, 6, 20))])
 def test_a_process_killed_while_it_writes_leaves_no_damage(machine, left):
     status, out, errors = machine.build(KILLED_WHILE_WRITING.format(left=left) + BUILD)
     assert (status, out, errors) == (-9, "", "")
@@ -340,7 +343,7 @@ def test_a_process_killed_while_it_writes_leaves_no_damage(machine, left):
     machine.check_cache()
 
 
-@pytest.mark.parametrize("at", [1, 2, 4, "library"])
+@pytest.mark.parametrize("at", [1, *(pytest.param(k, marks=SLOW) for k in (2, 4)), "library"])
 def test_a_process_killed_while_it_compiles_leaves_no_damage(machine, at):
     reached = "[ $make = library ]" if at == "library" else f'[ $(wc -l < "$LOG") -ge {at} ]'
     machine.compiler(COUNT, f"if {reached}; then kill -9 $PPID; fi")

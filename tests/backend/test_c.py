@@ -121,11 +121,14 @@ def assert_near(got, want, factor=1):
     np.testing.assert_allclose(a[finite], b[finite], rtol=0, atol=tolerance * scale)
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("dtype", "name"),
     [
-        pytest.param(dtype, name, id=f"{dtype}-{name}")
-        for dtype in (f32, f64, f16, bf16, i32)
+        pytest.param(dtype, name, id=f"{dtype}-{name}", marks=marks)
+        for dtype, *marks in ((f32,), (f64, SLOW), (f16, SLOW), (bf16,), (i32,))
         for name in cases(dtype)
     ],
 )

@@ -162,7 +162,7 @@ def fused(body, type):
 
 
 @pytest.mark.parametrize("name", ["cumsum", "linear_scan", "cumargmax"])
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_long_row_is_cut_into_blocks(name, rows):
     """Two kernels: the states of blocks, and each block after those before it."""
     shape = (rows, 300_001)

@@ -143,7 +143,7 @@ def _atomic(file, line):
 SOURCES = {f: Path(f).read_text().splitlines() for f in FILES}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
 def test_interrupts_anywhere(seed):
     user = User(seed)
     for _ in range(40):

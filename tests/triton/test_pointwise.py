@@ -68,7 +68,8 @@ def pointwise_cases():
             for dtype in (None, f32, f64, f16, bf16):
                 given = case.arrays(dtype)
                 if dtype is None or any(dtype_of(a.dtype) is dtype for a in given):
-                    yield pytest.param(case, dtype, id=f"{case.id}-{dtype}")
+                    marks = [pytest.mark.slow] if dtype in (f64, f16) else []
+                    yield pytest.param(case, dtype, id=f"{case.id}-{dtype}", marks=marks)
 
 
 @pytest.mark.parametrize(("case", "dtype"), [*pointwise_cases()])
