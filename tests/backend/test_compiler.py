@@ -7,7 +7,7 @@ from regions import planned, region
 
 from vtc.codegen import compiler as compilers
 from vtc.codegen.c import compile_plan, find_compiler, generate
-from vtc.codegen.compiler import Compiler
+from vtc.codegen.compiler import Compiler, Crew
 from vtc.config import override
 from vtc.errors import CompilerError
 from vtc.ir.graph import GraphBuilder, Program
@@ -76,3 +76,29 @@ def test_a_compiler_without_our_flags_does_with_fewer(tmp_path):
     assert set(compilers.REQUIRED) <= set(found.flags)
     assert "-march=native" not in found.flags
     assert found.identity != real.identity
+
+
+def test_a_second_interrupt_leaves_no_process_behind(monkeypatch):
+    """It comes while those that run are being ended for the first."""
+    ends, started = [], []
+    end_all = compilers.end_all
+
+    def interrupted(processes):
+        ends.append(len(processes))
+        if len(ends) == 1:
+            raise KeyboardInterrupt
+        end_all(processes)
+
+    monkeypatch.setattr(compilers, "end_all", interrupted)
+
+    def work():
+        with Crew(1) as crew:
+            started.append(crew._start(["tail", "-f", "/dev/null"]))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    (process,) = started
+    process.communicate()
+    assert ends == [1, 1]
+    assert process.returncode < 0

@@ -78,7 +78,7 @@ class Crew:
         at: TracebackType | None,
     ) -> None:
         if kind is not None:
-            self._stop()
+            self._end()
         self._threads.shutdown(cancel_futures=kind is not None)
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -137,6 +137,14 @@ class Crew:
             )
             self._running.add(process)
         return process
+
+    def _end(self) -> None:
+        """End what runs, also if that is interrupted: nobody else would."""
+        try:
+            self._stop()
+        except KeyboardInterrupt:
+            self._end()
+            raise
 
     def _stop(self) -> None:
         with self._lock:
