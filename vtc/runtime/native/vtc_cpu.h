@@ -209,7 +209,7 @@ static int vtc_run_parts(vtc_pool *pool, vtc_kernel *kernel, void *const *p, con
     c->kernel = kernel, c->p = p, c->n = n, c->parts = parts;
     VTC_SET(c->failed, 0);
     VTC_SET(c->unfinished, parts);
-    VTC_SET(c->ticket, ((c->ticket >> VTC_PART_BITS) + 1) << VTC_PART_BITS | (uint64_t)parts);
+    VTC_SET(c->ticket, ((VTC_GET(c->ticket) >> VTC_PART_BITS) + 1) << VTC_PART_BITS | (uint64_t)parts);
     if (VTC_GET(c->sleepers)) vtc_wake(c);
     while (vtc_help(c));
     for (int spins = 0; spins < VTC_SPINS && VTC_GET(c->unfinished); ++spins) vtc_relax();
