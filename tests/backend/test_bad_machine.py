@@ -51,8 +51,10 @@ class Machine:
             'case "$*" in *-shared*) make=library;; *object.o*) make=object;; *) make=probe; esac'
         )
         text = "\n".join(["#!/bin/sh", kind, *lines, f'exec {quoted} "$@"', ""])
-        self.wrapper.write_text(text.replace("$LOG", str(self.log)))
-        self.wrapper.chmod(0o755)
+        new = self.folder / "new"  # in its place at once: the old one may still run
+        new.write_text(text.replace("$LOG", str(self.log)))
+        new.chmod(0o755)
+        new.replace(self.wrapper)
 
     def start(self, code=BUILD, before=(), **environment):
         """A process that builds."""
