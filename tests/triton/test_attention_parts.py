@@ -71,7 +71,7 @@ def parted(mask):
     return np.resize(mask[..., :3, :] if 70 in mask.shape else mask, shape)
 
 
-@pytest.mark.parametrize("shared", [1, 4])
+@pytest.mark.parametrize("shared", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("name", MASKS)
 def test_masks_in_parts(name, shared):
     divided_and_near((*operands((2, 4), 3, 600, 16, 32, shared), parted(MASKS[name]())))
@@ -135,7 +135,7 @@ def test_keys_in_parts_of_any_number(keys):
     check(forward(), (q, k, v), dims=dims, types=given)
 
 
-@pytest.mark.parametrize("parts", [2, 7, 40, 128])
+@pytest.mark.parametrize("parts", [2, 7, 40, pytest.param(128, marks=pytest.mark.slow)])
 def test_any_number_of_parts_computes_the_same(parts):
     arrays = (*operands((2, 4), 2, 530, 16, 32, 2), normal(2, 530))
     program = region(list(map(TensorType.of, arrays)), forward())
