@@ -1,6 +1,11 @@
-"""What every test shares: options, hypothesis profiles, and skipping what has no GPU to run on."""
+"""What every test shares: options, hypothesis profiles, skipping without a GPU, garbage.
+
+It is here, not in ``tests``: pytest puts the folder of a conftest on the path, where PyTorch would
+find ``tests/triton`` and take it for Triton.
+"""
 
 import ctypes
+import gc
 import os
 import signal
 from importlib.metadata import PackageNotFoundError, version
@@ -69,3 +74,18 @@ def count_gpus():
     except PackageNotFoundError:
         return 0, "cuda-bindings is not installed: pip install -e '.[cuda13]'"
     return count.value, None
+
+
+def pytest_collection_finish():
+    _freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _only_this_file_is_collected():
+    """Many tests ask the garbage collector; what is alive before their file is not theirs."""
+    _freeze()
+
+
+def _freeze():
+    gc.collect()
+    gc.freeze()
