@@ -16,7 +16,12 @@ Kernels are Python functions, found by the name of the binary::
 
 A function gets the grid and then the values, pointers as addresses; ``gpu.array(address, shape,
 dtype)`` is the memory there, inside of a kernel; ``launch`` of tests/triton/interpret.py runs a
-kernel's Triton text on such values. ``gpu.calls`` counts what the driver was asked.
+kernel's Triton text on such values. A binary of PTX is run as it is (``ptx_machine.py``).
+``gpu.calls`` counts what the driver was asked.
+
+Conditional nodes are as CUDA has them: a handle that no kernel of the launch has set decides
+nothing, one that no node uses is an error, and a graph with such nodes is instantiated once.
+``Simulated(conditional="...")`` is a driver without them, which says why.
 """
 
 import ctypes
@@ -31,6 +36,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from ptx_machine import Code
+from simulated_graphs import Conditional, Graph, Node, Running, instantiated
 
 from vtc.errors import DeviceError, RunError
 from vtc.runtime.cuda.driver import Facts
@@ -55,6 +62,7 @@ class Kernel:
 
     signature: tuple
     call: Any
+    threads: Any = None
 
 
 @dataclass
@@ -75,18 +83,6 @@ class Event:
 
 
 @dataclass
-class Node:
-    after: tuple
-    run: Any
-
-
-@dataclass
-class Executable:
-    nodes: dict
-    last: Any = None
-
-
-@dataclass
 class Region:
     """The memory of one device."""
 
@@ -99,7 +95,10 @@ class Region:
 class Simulated:
     """See the module."""
 
-    def __init__(self, devices=1, memory=64 * MIB, *, guarded=True, capability=(9, 0), shared=None):
+    def __init__(
+        self, devices=1, memory=64 * MIB, *, guarded=True, capability=(9, 0), shared=None,
+        conditional="",
+    ):  # fmt: skip
         self.kernels = {}
         self.calls = Counter()
         self.failing = {}
@@ -108,6 +107,8 @@ class Simulated:
         self.guarded = guarded
         self.capability = capability
         self.shared = 232448 if shared is None else shared
+        self._without = conditional
+        self._running = None
         self.size = memory
         self.clock = time.perf_counter
         """What events take the time from: seconds."""
@@ -283,6 +284,9 @@ class Simulated:
                     f"{binary.name}: expected at most {self.shared} bytes of shared memory, "
                     f"got {binary.shared}"
                 )
+            if binary.cubin.startswith(b".version"):
+                assert binary.cubin.endswith(b"\0"), "PTX that does not end"
+                return self._new(self._ptx(binary))
             if binary.name not in self.kernels:
                 raise RunError(f"loading {binary.name}: CUDA_ERROR_NOT_FOUND")
             return self._new(self.kernels[binary.name])
@@ -295,7 +299,23 @@ class Simulated:
 
     def create_graph(self, device):
         with self._asked("create_graph"):
-            return self._new({})
+            return self._new(Graph())
+
+    def conditional(self, device):
+        self._region_of(device)
+        return self._without
+
+    def create_handle(self, device, graph):
+        with self._asked("create_handle"):
+            handle = next(self._handles)
+            self._things[graph].handles.append(handle)
+            return handle
+
+    def add_conditional(self, device, graph, after, handle, *, loop):
+        inner = Graph(outer=self._things[graph])
+        assert handle in inner.known(), "CUDA_ERROR_INVALID_VALUE: a handle of another graph"
+        node = self._add("add_conditional", graph, after, Conditional(handle, loop, inner.nodes))
+        return node, self._new(inner)
 
     def add_kernel(self, device, graph, after, function, grid, warps, shared, params):
         run = self._launching(function, grid, warps, shared, params)
@@ -309,7 +329,8 @@ class Simulated:
 
     def instantiate(self, device, graph):
         with self._asked("instantiate"):
-            return self._new(Executable(dict(self._things[graph])))
+            graphs = [t for t in self._things.values() if isinstance(t, Graph)]
+            return self._new(instantiated(self._things[graph], graphs))
 
     def set_kernel_params(self, device, executable, node, function, grid, warps, shared, params):
         run = self._launching(function, grid, warps, shared, params)
@@ -330,8 +351,8 @@ class Simulated:
     def graph_launch(self, device, executable, stream):
         with self._asked("graph_launch"):
             found = self._things[executable]
-            nodes = dict(found.nodes)
-            self._give(device, stream, lambda: self._run_nodes(nodes), until=found.last)
+            running = Running(found, self._random)
+            self._give(device, stream, lambda: self._run_graph(running), until=found.last)
             found.last = (device, stream), self._given[device, stream]
 
     def destroy_executable(self, device, executable):
@@ -490,11 +511,34 @@ class Simulated:
         assert min(grid) > 0, "CUDA_ERROR_INVALID_VALUE: an empty grid"
         slots = (ctypes.c_void_p * len(kernel.signature)).from_address(params)
         values = [_value(kind, at) for kind, at in zip(kernel.signature, slots, strict=True)]
+        if kernel.threads is not None:
+            assert kernel.threads == 32 * warps, "other threads than the kernel is for"
         return lambda: kernel.call(tuple(grid), *values)
+
+    def _ptx(self, binary):
+        """A kernel in PTX."""
+        code = Code(binary.cubin[:-1].decode())
+        assert code.name == binary.name
+        threads = 32 * binary.warps
+
+        def memory(address, nbytes):
+            assert self._on_device(address), f"{ILLEGAL}: {address:#x}"
+            self._held(address, nbytes)
+
+        def call(grid, *values):
+            calls = {"cudaGraphSetConditional": self._set_conditional}
+            code.run(grid, threads, values, memory, calls)
+
+        return Kernel(("i64",) * code.words, call, threads)
+
+    def _set_conditional(self, handle, value):
+        assert self._running, "cudaGraphSetConditional: no graph runs"
+        self._running.set(handle, value)
 
     def _add(self, name, graph, after, run):
         with self._asked(name):
-            nodes = self._things[graph]
+            nodes = self._things[graph].nodes
+            assert not self._things[graph].instantiated
             assert all(n in nodes for n in after), "no nodes of this graph"
             node = next(self._handles)
             nodes[node] = Node(tuple(after), run)
@@ -502,16 +546,14 @@ class Simulated:
 
     def _change(self, name, executable, node, run):
         with self._asked(name):
-            nodes = self._things[executable].nodes
-            nodes[node] = Node(nodes[node].after, run)
+            self._things[executable].change(node, run)
 
-    def _run_nodes(self, nodes):
-        done = set()
-        while len(done) < len(nodes):
-            ready = [n for n in nodes if n not in done and done.issuperset(nodes[n].after)]
-            node = self._random.choice(ready)
-            nodes[node].run()
-            done.add(node)
+    def _run_graph(self, running):
+        self._running = running
+        try:
+            running.run()
+        finally:
+            self._running = None
 
 
 def _value(kind, at):

@@ -35,6 +35,9 @@ def install(gpu):
         if not inside.all():
             gpu.array(error, (1,), np.int32)[0] = 1
 
+    def below(grid, x, cell, limit):
+        gpu.array(cell, (1,), np.uint8)[0] = f(x, 1)[0] < limit
+
     def add_all(grid, table, n):
         x, y, z = gpu.array(table, (3,), np.uint64)
         f(int(z), n)[:] = f(int(x), n) + f(int(y), n)
@@ -46,6 +49,7 @@ def install(gpu):
         step=Kernel((X, X, X, Y, I64), step),
         gather=Kernel((X, "*i64", Y, I64, "*i32"), gather),
         add_all=Kernel(("*i64", I64), add_all),
+        below=Kernel((X, "*i8", I64), below),
     )
 
 

@@ -34,6 +34,7 @@ def kernel(name, *, checks=False, table=False):
 KERNELS = (
     kernel("add_one"), kernel("double"), kernel("add"), kernel("step"),
     kernel("gather", checks=True), kernel("add_all", table=True), kernel("spin"), kernel("crash"),
+    kernel("below"),
 )  # fmt: skip
 BINARIES = {k.symbol: Binary(k.name, b"", 4) for k in KERNELS}
 
@@ -98,6 +99,22 @@ def tabled():
         run("add_all", Input(0), Arena(0), Output(0)),
     ]
     return plan([VECTOR], [VECTOR], steps, room(1))
+
+
+def tabled_sum():
+    """w = x + y, where all that the table names stays where it is; then x + 2 in the arena."""
+    inputs = [Buffer(f32, (B,), "w", 0), VECTOR, VECTOR]
+    steps = [
+        run("add_all", Input(1), Input(2), Output(0)),
+        run("add_one", Input(1), Arena(0)),
+        run("add_one", Arena(0), Arena(0)),
+    ]
+    return plan(inputs, [VECTOR], steps, room(1))
+
+
+def grown():
+    """x += 1"""
+    return plan([Buffer(f32, (B,), "x", 0)], [VECTOR], [run("add_one", Input(0), Output(0))])
 
 
 def added_up():

@@ -13,8 +13,9 @@ from vtc.ir.plan import Arena, Buffer, Copy, Input, Output
 from vtc.ir.types import f32
 from vtc.runtime.buffer import address
 from vtc.runtime.cuda import instance
-from vtc.runtime.cuda.copies import to_device
+from vtc.runtime.cuda.copies import fill_bytes, to_device, to_host
 from vtc.runtime.cuda.device import gpu
+from vtc.runtime.cuda.instance import trim
 from vtc.runtime.cuda.stream import Stream
 
 
@@ -128,6 +129,29 @@ def test_pointers_from_a_table(make, sim):
     calls = [executable.run([to_device(x, 0)]) for x in xs]
     for x, (y,) in zip(xs, calls, strict=True):
         equal(y, x + (x + 1))
+
+
+def test_other_sizes_leave_no_table_behind(make, sim):
+    """Sizes share the arena: what one keeps in it, the other overwrites."""
+    executable = make(plans.tabled_sum())
+    given = {n: [to_device(vector(n, seed=k), 0) for k in range(3)] for n in (900, 4)}
+    for n in (900, 4, 900, 4, 4):
+        w, x, y = given[n]
+        fill_bytes(w, 0)
+        executable.run([w, x, y])
+        equal(w, to_host(x) + to_host(y))
+
+
+def test_an_arena_that_moves_leaves_no_table_behind(make, sim):
+    executable = make(plans.tabled_sum())
+    w, x, y = (to_device(vector(seed=k), 0) for k in range(3))
+    for _ in range(2):
+        executable.run([w, x, y])
+        equal(w, to_host(x) + to_host(y))
+        fill_bytes(w, 0)
+        trim()
+        kept = to_device(vector(900), 0)  # where the arena was
+    assert kept is not None
 
 
 def random_plan(random):

@@ -9,7 +9,8 @@ from vtc.codegen.render import render
 from vtc.ir.plan import Arena, Binary, Buffer, Copy, Input, Output
 from vtc.ir.types import f32
 from vtc.runtime.cuda.graph import DRIVER
-from vtc.runtime.cuda.steps import Move, Place, Run, lay_out, number_cells
+from vtc.runtime.cuda.nodes import lay_out
+from vtc.runtime.cuda.steps import Move, Place, Run, number_cells
 from vtc.runtime.fit import Fit
 
 
@@ -119,5 +120,5 @@ def test_the_fields_of_c_are_those_python_fills_in():
     assert rest == [
         "context", "executable", "stream", "table", "known", "slots", "first", "sites", "nodes",
         "count", "queue", "cells", "cell_count", "number_bytes", "numbers", "numbers_at", "tables",
-        "table_bytes", "tables_at", "turn", "last",
+        "table_bytes", "tables_at", "turn", "last", "held", "number",
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import gc
 
+import flow_plans
 import ml_dtypes
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def entry(name, plan, params, inputs, results, result_tree, members, targets):
 
 
 def package(path, targets=("sm_90",)):
-    """``chain(x)`` gives two arrays; ``update(g, rate)`` overwrites the state."""
+    """``chain(x)`` gives two arrays; ``update(g, rate)`` overwrites the state, ``grow(x)`` x."""
     members = {WEIGHTS: Safetensors({"w": W})}
     x, g = (TensorInput(name, f32, (B,)) for name in "xg")
     both = (FromOutput(0), FromOutput(1))
@@ -66,7 +67,11 @@ def package(path, targets=("sm_90",)):
         "update", small_plans.update(), params, (g, NumberInput("rate")), (FromOutput(1),), None,
         members, targets,
     )  # fmt: skip
-    entries = {"chain": chain, "update": update}
+    grow = entry(
+        "grow", small_plans.grown(), (FromInput(0),), (TensorInput("x", f32, (B,), written=True),),
+        (FromInput(0),), None, members, targets,
+    )  # fmt: skip
+    entries = {"chain": chain, "update": update, "grow": grow}
     weights = {"w": Weight(f32, (5,), state=True)}
     return write(path, members, Manifest("0.1.0", "small", weights, entries, targets, {}))
 
@@ -91,6 +96,22 @@ def test_results(model):
         np.testing.assert_array_equal(np.asarray(out.z), x + 2 * (x + 1))
         again = model.chain(out.y)
         np.testing.assert_array_equal(again.y, 2 * (2 * (x + 1) + 1))
+
+
+def test_loops_and_branches(sim, tmp_path):
+    small_kernels.install(sim)
+    sim.kernels |= {f"{name}_symbol": k for name, k in sim.kernels.items()}
+    members, plan = {WEIGHTS: Safetensors({})}, flow_plans.grown()
+    both, x = (FromOutput(0), FromOutput(1)), TensorInput("x", f32, (B,))
+    pair = Form("tuple", (), (None, None))
+    grow = entry("grow", plan, (FromInput(0),), (x,), both, pair, members, ["sm_90"])
+    manifest = Manifest("0.1.0", "small", {}, {"grow": grow}, ["sm_90"], {})
+    loaded = vtc.load(write(tmp_path / "loops.vtc", members, manifest))
+    for n in (5, 70):
+        given = abs(vector(n))
+        out = loaded.grow(GpuArray(to_device(given, 0)))
+        for got, want in zip(out, flow_plans.outputs(plan, [given]), strict=True):
+            np.testing.assert_array_equal(np.asarray(got), want)
 
 
 def test_state(model):
@@ -162,9 +183,14 @@ def test_cuda_array_interface(sim):
     assert not hasattr(half, "__cuda_array_interface__")
 
 
+def test_arrays_on_the_host_are_copied(model):
+    for x in (vector(), vector(70), vector(9)[::-1], vector(0), vtc.from_numpy(vector())):
+        np.testing.assert_array_equal(model.chain(x).y, 2 * (np.asarray(x) + 1))
+
+
 def test_arrays_elsewhere(model):
-    with pytest.raises(DeviceError, match="x: expected an array on cuda:0, got one on cpu"):
-        model.chain(vector())
+    with pytest.raises(DeviceError, match=r"x: expected .* cuda:0 to overwrite, got one on cpu"):
+        model.grow(vector())
     with pytest.raises(ArgumentError, match=r"x: expected f32\[B\], got float64\[5\]"):
         model.chain(GpuArray(to_device(vector().astype("f8"), 0)))
 

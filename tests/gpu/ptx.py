@@ -90,6 +90,12 @@ CRASH = """ mov.u64 %r10, 64;
  mov.f32 %f0, 0f3F800000;
  st.global.f32 [%r10], %f0;"""
 
+BELOW = """ ld.global.f32 %f0, [%r0];
+ cvt.rn.f32.u64 %f1, %r2;
+ setp.lt.f32 %q1, %f0, %f1;
+ selp.u32 %t4, 1, 0, %q1;
+ st.global.u8 [%r1], %t4;"""
+
 SOURCES = {
     "add_one": (
         3, loop(2, lines(load(0, 0), " add.f32 %f1, %f0, 0f3F800000;", store(1, 1)))
@@ -114,6 +120,7 @@ SOURCES = {
     "add_all": (2, loop(6, lines(*ADD), POINTERS)),
     "spin": (3, SPIN),
     "crash": (3, CRASH),
+    "below": (3, BELOW),
 }  # fmt: skip
 """By name: how many arguments, and what it does."""
 

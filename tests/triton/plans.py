@@ -16,13 +16,12 @@ from vtc.codegen.cuda import generate
 from vtc.ir.graph import GraphBuilder, Program
 from vtc.ir.ops.control import Call, Item
 from vtc.ir.ops.expr import Expr
-from vtc.ir.plan import Arena, Copy, Input, Launch, Moving
+from vtc.ir.plan import Arena, Branch, Copy, Input, Launch, Loop, Moving
 from vtc.ir.target import cuda
 from vtc.ir.types import TensorType, TupleType
 from vtc.passes import PIPELINE
 from vtc.passes.pipeline import Context
 from vtc.passes.pipeline import run as run_passes
-from vtc.runtime.cuda.steps import spelled
 from vtc.runtime.fit import Fit, shape_at, size_at
 
 FRESH, BEHIND = 0xCD, 256
@@ -84,14 +83,7 @@ def run_plan(plan, inputs):
     WrongIndex where a kernel reports one.
     """
     memory = Memory(plan, [np.asarray(a) for a in inputs])
-    kernels = {k.name: k for k in plan.kernels}
-    for _, step, turns in spelled(plan, memory.values):
-        memory.turns = turns
-        match step:
-            case Launch():
-                memory.launch(step, kernels[step.kernel])
-            case Copy(source, target, nbytes):
-                memory.copy(source, target, nbytes)
+    memory.all(plan.steps)
     return memory.outputs()
 
 
@@ -109,6 +101,27 @@ class Memory:
         ]
         self.arena = room(size_at(plan.arena, self.values))
         self.turns = {}
+        self.kernels = {k.name: k for k in plan.kernels}
+
+    def all(self, steps):
+        """Run ``steps``, one after the other."""
+        for step in steps:
+            match step:
+                case Launch():
+                    self.launch(step, self.kernels[step.kernel])
+                case Copy(source, target, nbytes):
+                    self.copy(source, target, nbytes)
+                case Branch(cell, then, otherwise):
+                    self.all(then if self.bytes(cell)[0] else otherwise)
+                case Loop(condition=None):
+                    turns = range(size_at(step.count, self.values))
+                    for k in turns[::-1] if step.reverse else turns:
+                        self.turns[step.number] = k
+                        self.all(step.steps)
+                case Loop():
+                    self.all(step.test)
+                    while self.bytes(step.condition)[0]:
+                        self.all((*step.steps, *step.test))
 
     def launch(self, step, kernel):
         """Run ``kernel`` over its grid."""

@@ -1,27 +1,15 @@
 """Eager code on a simulated GPU whose kernels are interpreted: the same as on the CPU, whatever way
 a call takes."""
 
-import gc
 import math
-import sys
-from functools import partial
-from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
-from interpret import launch
+from on_simulated import entries, interpreted, simulated
 
 import vtc
-from vtc import build, config
 from vtc.frontend import eager, shortcut
-from vtc.frontend.functions import random
-from vtc.ir.plan import Binary
-from vtc.runtime.cuda import copies
 from vtc.runtime.cuda.driver import installed
-
-sys.path.append(str(Path(__file__).parents[1] / "cuda"))
-simulated, entries = import_module("simulated"), import_module("entries")
 
 LOOKS = 3
 """Calls after which a kind of call is known."""
@@ -32,22 +20,8 @@ def sim(request, monkeypatch, tmp_path):
     gpu = simulated.Simulated()
     if request.param == "compiled":
         gpu.symbol = entries.Entries(gpu).address
-
-    def compile_kernels(kernels, target, store):
-        for k in kernels:
-            call = partial(run, k)
-            gpu.kernels[k.symbol] = simulated.Kernel(k.build.signature, call)
-        return {k.symbol: Binary(k.symbol, b"", k.build.warps) for k in kernels}
-
-    def run(kernel, grid, *values):
-        launch(kernel.source, kernel.symbol, kernel.build.signature, values, grid)
-
-    monkeypatch.setattr(build, "compile_kernels", compile_kernels)
-    monkeypatch.setattr(copies, "strided", None)
-    with config.override(cache_dir=tmp_path), installed(gpu):
+    with interpreted(gpu, monkeypatch, tmp_path):
         yield gpu
-        random._defaults.clear()
-        gc.collect()
 
 
 def same(call, *arrays):

@@ -17,7 +17,7 @@ from vtc.codegen.triton.families import Choice, phases_of
 from vtc.codegen.triton.phases import Phase
 from vtc.errors import CodegenError
 from vtc.ir.graph import Program
-from vtc.ir.plan import Branch, Copy, Launch, Loop, Plan, Step, check, parts
+from vtc.ir.plan import Plan, check
 from vtc.ir.target import Target
 
 
@@ -35,21 +35,7 @@ def generate(
         known = None if kernels is None else kernels.get(region.graph.name)
         return kernels_of(region, target) if known is None else known
 
-    plan = check(planned(program, target, made))
-    if waiting := next(filter(_waits, plan.steps), None):
-        where = "" if isinstance(waiting, Launch | Copy) or not waiting.note else waiting.note
-        at = f" (at {where})" if where else ""
-        raise CodegenError(
-            f"{target.name}: expected loops of a known length, got a while_loop or a cond{at}: "
-            "these wait for a value on the device"
-        )
-    return plan
-
-
-def _waits(step: Step) -> bool:
-    """Whether what runs next depends on a value."""
-    own = isinstance(step, Branch) or (isinstance(step, Loop) and step.condition is not None)
-    return own or any(_waits(s) for inner in parts(step) for s in inner)
+    return check(planned(program, target, made))
 
 
 def kernels_of(region: Region, target: Target, choice: Choice | None = None) -> tuple[Made, ...]:

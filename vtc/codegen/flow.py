@@ -6,6 +6,9 @@ its values lie in an arena of its own. Here they get places in the plan around t
     in0 (carried)      ->  where the result of the loop lies
     in1 (a slice)      ->  in1+i0*512
     arena+64           ->  arena+4160, in the frame of the loop
+
+On a GPU, kernels of a loop that is not spelled out (:mod:`vtc.ir.unroll`) take the same addresses
+in each turn: slices are copied to memory that does not move, and from there.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
+from vtc.ir import unroll
 from vtc.ir.dims import Size, maximum
 from vtc.ir.graph import Node
 from vtc.ir.ops.flow import Cond, Flow, ForLoop, WhileLoop
@@ -132,6 +136,8 @@ def _for(
     note: str,
 ) -> Loop:
     n, rows = op.carried, len(op.stacked)
+    steps, arena = steps_of(op.body, n)
+    still = _still(frame.target, Loop(number, steps, op.length))
     slices = [t.with_shape(t.shape[1:]).nbytes for t in types[n : n + op.sliced]]
     before: list[Step] = []
     after: list[Step] = []
@@ -142,26 +148,30 @@ def _for(
     read: list[Ref] = []
     for ref, nbytes in zip(inputs[n : n + op.sliced], slices, strict=True):
         there: Ref = Moving(ref, number, nbytes)
-        if not _aligned(nbytes, frame.target):
+        if still(nbytes):
             there, moving = frame.take(nbytes), there
             before.append(Copy(moving, there, nbytes))
         read.append(there)
     made: list[Ref] = []
     for ref, t in zip(results[n : n + rows], op.stacked, strict=True):
         there = Moving(ref, number, t.nbytes)
-        if not _aligned(t.nbytes, frame.target):
+        if still(t.nbytes):
             there, moving = frame.take(t.nbytes), there
             after.append(Copy(there, moving, t.nbytes))
         made.append(there)
     carried = results[:n]
     params = [*carried, *read, *inputs[n + op.sliced :]]
-    body = frame.put(*steps_of(op.body, n), params, [*carried, *made])
+    body = frame.put(steps, arena, params, [*carried, *made])
     return Loop(number, (*before, *body, *after), op.length, op.reverse, note=note)
 
 
-def _aligned(step: Size, target: Target) -> bool:
-    """Whether kernels may read and write slices that lie ``step`` bytes apart where they are."""
-    return target.kind == "cpu" or (isinstance(step, int) and step % SLICES == 0)
+def _still(target: Target, loop: Loop) -> Callable[[Size], bool]:
+    """Whether kernels of ``loop`` need slices of so many bytes in memory that does not move."""
+    if target.kind == "cpu":
+        return lambda step: False
+    if unroll.long(loop):
+        return lambda step: True
+    return lambda step: not isinstance(step, int) or step % SLICES != 0
 
 
 def _placed(step: Step, place: Callable[[Ref], Ref]) -> Step:

@@ -1,4 +1,4 @@
-"""Run both branches and choose, where the target cannot wait for a value.
+"""Run both branches and choose, where that is quicker than to wait for a value.
 
     t: (f32[4],) = cond(p, x, then="double", otherwise="halve", type=(f32[4],))
         ==>
@@ -7,8 +7,10 @@
     p_1: bool[4] = expand(p, axes=(0,), sizes=(4,))
     where_1: f32[4] = where(p_1, mul_1, div_1)
 
-A GPU runs a program as one graph of kernels; the host would have to wait to see which branch is
-taken. Branches have no effects, so that only time is lost.
+That is so on a GPU for branches of elementwise ops and index functions alone, which fuse with what
+is around them: a kernel computes both as quickly as one. Branches have no effects. A branch with
+anything else (a product, a sum, an index that may be out of its range, a loop that may not end) is
+taken or not.
 """
 
 from __future__ import annotations
@@ -18,10 +20,16 @@ from dataclasses import replace
 
 from vtc.ir.graph import Graph, GraphBuilder, Node, Program
 from vtc.ir.ops.control import Item
+from vtc.ir.ops.elementwise import Elementwise
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.flow import Cond
+from vtc.ir.ops.view import Reshape
 from vtc.passes.pipeline import Context
+from vtc.passes.space import INDEX_FUNCTIONS
 from vtc.passes.splice import Splice
+
+CHEAP = (Elementwise, Reshape, *INDEX_FUNCTIONS)
+"""What may run in vain."""
 
 
 def select(program: Program, context: Context) -> Program:
@@ -36,18 +44,26 @@ def select(program: Program, context: Context) -> Program:
 
 
 def _selected(graph: Graph, known: Mapping[str, Graph]) -> Graph:
-    if not any(isinstance(n.op, Cond) for n in graph.nodes):
+    if not any(_cheap(n, known) for n in graph.nodes):
         return graph
     splice = Splice(graph)
     results: dict[Node, list[Node]] = {}
     for node in graph.nodes:
-        if isinstance(node.op, Cond):
+        if isinstance(node.op, Cond) and _cheap(node, known):
             results[node] = _both(splice, node, node.op, known)
         elif isinstance(node.op, Item) and node.inputs[0] in results:
             splice.env[node] = results[node.inputs[0]][node.op.index]
         else:
             splice.keep(node)
     return splice.result()
+
+
+def _cheap(node: Node, known: Mapping[str, Graph]) -> bool:
+    """Whether ``node`` is a branch of which both sides may run."""
+    if not isinstance(node.op, Cond):
+        return False
+    inner = (n for name in node.op.graphs for n in known[name].nodes)
+    return all(isinstance(n.op, CHEAP) for n in inner)
 
 
 def _both(splice: Splice, node: Node, op: Cond, known: Mapping[str, Graph]) -> list[Node]:

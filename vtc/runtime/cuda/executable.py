@@ -30,13 +30,16 @@ from vtc.ir.plan import Binary, Launch, Plan, flat
 from vtc.ir.types import Array
 from vtc.runtime.allocator import NOTES
 from vtc.runtime.buffer import address
+from vtc.runtime.cuda import control
 from vtc.runtime.cuda.array import DeviceArray, Lease, allocate, empty, index_of, lease
 from vtc.runtime.cuda.copies import clone, write
 from vtc.runtime.cuda.device import gpu
 from vtc.runtime.cuda.graph import blaming, quick
 from vtc.runtime.cuda.instance import Instance, Instances, Program
+from vtc.runtime.cuda.nodes import lay_out, loops_or_branches
 from vtc.runtime.cuda.single import Single, fitting
-from vtc.runtime.cuda.steps import ALIGNMENT, Layout, lay_out, number_cells
+from vtc.runtime.cuda.steps import ALIGNMENT, Layout, number_cells
+from vtc.runtime.cuda.way import way_of
 from vtc.runtime.fit import Fit
 from vtc.runtime.lease import CLAIMS, Claim
 
@@ -72,6 +75,7 @@ class CudaExecutable:
         self._binaries = binaries
         self._patcher = patcher
         self._fit = Fit(plan)
+        self._flows = loops_or_branches(plan)
         self._numbers = number_cells(self._fit)
         self._gpu = gpu(device)
         self._layouts: dict[tuple[int, ...], Layout] = {}
@@ -151,7 +155,8 @@ class CudaExecutable:
         key = self._fit.key(inputs)
         found = self._layouts.get(key)
         if found is None:
-            found = lay_out(self._fit, key, self._binaries)
+            way = self._loaded().way if self._flows else "spelled"
+            found = lay_out(self._fit, key, self._binaries, way)
             if len(self._layouts) >= LAYOUTS:
                 self._layouts.clear()
             self._layouts[key] = found
@@ -176,8 +181,11 @@ class CudaExecutable:
             with blaming(kernel):
                 binary = self._binaries[kernel.symbol]
                 functions[kernel.symbol] = here.driver.module(here.index, binary)
+        way = way_of(self.plan, here, graphs=self._graphs)
+        if way == "graph":
+            functions |= control.functions(here)
         fast = quick(self._patcher, here.driver)
-        return Program(here, self._fit, self._binaries, functions, fast, self._graphs)
+        return Program(here, self._fit, self._binaries, functions, fast, self._graphs, way)
 
     def _place(self, instance: Instance, inputs: Sequence[Array], numbers: int) -> Sequence[Array]:
         """Fill in the inputs; the arrays that are read, ``inputs`` itself unless one was copied.

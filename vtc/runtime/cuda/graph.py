@@ -10,7 +10,8 @@ about the nodes that have them, and launches. Launches before it keep what they 
 
 A C function does this in one call where there is one (``patch.c.jinja``); Python does it where
 there is none, and after an error, to say it in words. With ``VTC_CUDA_GRAPHS=0`` there is no graph,
-and the nodes are launched one by one.
+and the nodes are launched one by one. Loops and branches are conditional nodes of the graph, which
+go with the others; or the host walks through them (:mod:`vtc.runtime.cuda.walk`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any, final
 
@@ -30,7 +32,8 @@ from vtc.ir.plan import Kernel
 from vtc.runtime.cuda.cells import CELL, Cells
 from vtc.runtime.cuda.interface import Driver
 from vtc.runtime.cuda.launches import HINT, Launches, Mark
-from vtc.runtime.cuda.steps import POINTER, Layout, Move, Node, Place, Run
+from vtc.runtime.cuda.steps import POINTER, Fork, Layout, Move, Node, Place, Run
+from vtc.runtime.cuda.walk import Walk
 
 ENTRY = "vtc_graph_run"
 DRIVER = (
@@ -43,6 +46,7 @@ DRIVER = (
 )
 """What the C function calls, in the order of its fields."""
 _UNKNOWN = (1 << 64) - 1
+_numbers = count(1)
 Words = ctypes.Array[ctypes.c_uint64]
 Quick = Callable[[Any], int]
 
@@ -51,7 +55,8 @@ Quick = Callable[[Any], int]
 @dataclass(frozen=True, slots=True)
 class Side:
     """What the launches of one instance share. ``table`` has the address in each slot, ``numbers``
-    what is copied to the arena before a launch, the first ``number_bytes`` of it.
+    what is copied to the arena before a launch, the first ``number_bytes`` of it. ``held`` is the
+    number of the replay that had the arena last: only its tables are still there.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Side:
     number_bytes: ctypes.c_uint64
     cells: Cells | None
     launches: Launches
+    held: ctypes.c_uint64
 
 
 def quick(patcher: Path | None, driver: Driver) -> tuple[Quick, tuple[int, ...]] | None:
@@ -93,19 +99,21 @@ class Replay:
         self._side = side
         self._functions = functions
         self._mark = side.launches.mark(side.name, side.stream)
+        self._number = next(_numbers)
         self._words = words = _Words(layout, side.cells)
         self._graph: _Graph | None = None
         self.quick: Callable[[], int] | None = None
         """:meth:`launch` in one step, where there is a C function; if it does not give 0, it takes
         ``launch_slowly``."""
-        if layout.nodes and graphs and config().cuda_graphs:
+        self._walk: Walk | None = None
+        if layout.items is not None:
+            self._walk = Walk(side, layout.items, words, self._one, self._tables)
+        elif layout.nodes and (layout.forks or (graphs and config().cuda_graphs)):
             words.update(side.table)
             self._graph = _Graph(side, layout, functions, words)
-            if layout.table_bytes:
-                words.forget()  # the nodes know, but the tables are not written yet
             if quick is not None:
                 function, calls = quick
-                made = self._graph, calls, self._mark
+                made = self._graph, calls, self._mark, self._number
                 self._fields = _fields(side, layout, functions, words, *made)
                 self.quick = partial(function, ctypes.byref(self._fields[0]))
 
@@ -131,15 +139,20 @@ class Replay:
     def _launch(self) -> None:
         side, layout, words = self._side, self.layout, self._words
         changed = words.update(side.table)
-        if len(layout.nodes) in changed:
-            self._write(layout.tables, words.address, layout.table_bytes)
+        others = side.held.value != self._number
+        side.held.value = self._number
+        if layout.table_bytes and (others or len(layout.nodes) in changed):
+            self._tables()
         if side.number_bytes.value:
             at = ctypes.addressof(side.numbers)
             self._write(layout.numbers, at, side.number_bytes.value)
         side.launches.note(self._mark)
+        if self._walk is not None:
+            self._walk.run()
+            return
         if self._graph is None:
-            for k, node in enumerate(layout.nodes):
-                self._one(k, node)
+            for k in range(len(layout.nodes)):
+                self._one(k)
             return
         try:
             self._graph.patch(changed)
@@ -150,13 +163,20 @@ class Replay:
             hint = "" if HINT in str(error) else f"; {HINT}"
             raise RunError(f"{error}\n  in {side.name}{hint}") from error
 
+    def _tables(self) -> None:
+        """Copy the tables as they are now."""
+        layout = self.layout
+        self._write(layout.tables, self._words.address, layout.table_bytes)
+
     def _write(self, to: int, source: int, nbytes: int) -> None:
         """Copy from the host into the arena."""
         side = self._side
         side.driver.copy(side.device, side.table[-1] + to, source, nbytes, side.stream.value)
 
-    def _one(self, k: int, node: Node) -> None:
-        side, words = self._side, self._words
+    def _one(self, k: int) -> None:
+        """Launch node ``k``."""
+        side, words, node = self._side, self._words, self.layout.nodes[k]
+        assert not isinstance(node, Fork)
         if isinstance(node, Move):
             side.driver.copy(side.device, *words.ends(k), node.nbytes, side.stream.value)
             return
@@ -183,14 +203,20 @@ class _Words:
     """The tables, then of each node its addresses and other arguments."""
 
     def __init__(self, layout: Layout, cells: Cells | None) -> None:
+        self._layout = layout
         arena, first = layout.slots - 1, layout.table_bytes // POINTER
         words, self._starts = [0] * first, list[int]()
         self.sites: list[list[tuple[int, int, int]]] = [[] for _ in range(layout.slots)]
         """Of each slot: word, bytes after the address, node; its own number is that of tables."""
+        self._moving: dict[int, list[tuple[int, Place]]] = {}
         for k, node in enumerate(layout.nodes):
             self._starts.append(len(words))
             table = node.table if isinstance(node, Run) else None
             places = _ends(node)
+            start = len(words) if table is None else table // POINTER
+            moving = [(start + j, p) for j, p in enumerate(places) if p.moves]
+            if moving:
+                self._moving[k] = moving
             if table is not None:
                 for j, place in enumerate(places, table // POINTER):
                     self.sites[place.slot].append((j, place.add, len(layout.nodes)))
@@ -230,6 +256,25 @@ class _Words:
         """The nodes may have other words than these."""
         ctypes.memset(self.known, 0xFF, ctypes.sizeof(self.known))
 
+    def steer(self, k: int, handle: int) -> None:
+        """Let node ``k`` set ``handle``."""
+        node = self._layout.nodes[k]
+        self.words[self._starts[k] + len(_ends(node))] = handle
+
+    def turn(self, k: int, turns: Mapping[int, int]) -> bool:
+        """Let node ``k``, which is launched by itself, have the addresses of these turns; whether
+        they are in a table, which is to be written again.
+        """
+        moving = self._moving.get(k, [])
+        for word, place in moving:
+            self.words[word] = self.at(place, turns)
+        return bool(moving) and moving[0][0] < self._layout.table_bytes // POINTER
+
+    def at(self, place: Place, turns: Mapping[int, int]) -> int:
+        """The address of ``place`` in these turns, as the tables have it."""
+        further = sum(turns[loop] * step for loop, step in place.moves)
+        return self.known[place.slot] + place.add + further
+
     def params(self, k: int) -> int:
         """The address of pointers to the arguments of node ``k``."""
         return ctypes.addressof(self._params) + POINTER * self._starts[k]
@@ -251,6 +296,7 @@ class _Graph:
         self._layout, self._functions = layout, functions
         driver, device = side.driver, side.device
         self.graph = driver.create_graph(device)
+        self._graphs, self._handles = {0: self.graph}, dict[int, int]()
         held = [self.graph]
         weakref.finalize(self, _destroy, driver, device, held).atexit = False
         self.nodes: list[int] = []
@@ -261,13 +307,28 @@ class _Graph:
         held.append(self.executable)
 
     def _add(self, k: int, node: Node, after: list[int]) -> int:
-        driver, words = self._driver, self._words
+        driver, words, graph = self._driver, self._words, self._graphs[node.graph]
         if isinstance(node, Move):
             ends = words.ends(k)
-            return driver.add_copy(self._device, self.graph, after, *ends, node.nbytes)
+            return driver.add_copy(self._device, graph, after, *ends, node.nbytes)
+        if isinstance(node, Fork):
+            handle = self._handles[node.handle]
+            made = driver.add_conditional(self._device, graph, after, handle, loop=node.loop)
+            self._graphs[node.body] = made[1]
+            return made[0]
+        if node.handle is not None:
+            words.steer(k, self._handle(node.handle, graph))
         what = _launch(node, self._functions)
         with blaming(node.kernel, node.note):
-            return driver.add_kernel(self._device, self.graph, after, *what, words.params(k))
+            return driver.add_kernel(self._device, graph, after, *what, words.params(k))
+
+    def _handle(self, number: int, graph: int) -> int:
+        """The handle of that number, of the graph whose conditional node it decides for: there is
+        it set first.
+        """
+        if number not in self._handles:
+            self._handles[number] = self._driver.create_handle(self._device, graph)
+        return self._handles[number]
 
     def patch(self, changed: Iterable[int]) -> None:
         """Give these nodes the words of now."""
@@ -276,6 +337,7 @@ class _Graph:
             if k == len(self.nodes):
                 continue
             node, handle = self._layout.nodes[k], self.nodes[k]
+            assert not isinstance(node, Fork)
             if isinstance(node, Move):
                 ends = words.ends(k)
                 driver.set_copy_params(device, self.executable, handle, *ends, node.nbytes)
@@ -285,6 +347,8 @@ class _Graph:
 
 
 def _ends(node: Node) -> tuple[Place, ...]:
+    if isinstance(node, Fork):
+        return ()
     return (node.target, node.source) if isinstance(node, Move) else node.places
 
 
@@ -320,6 +384,7 @@ def _fields(
     graph: _Graph,
     calls: tuple[int, ...],
     mark: Mark,
+    number: int,
 ) -> tuple[Words, ...]:
     """``vtc_graph`` of ``patch.c.jinja``, and what it points to."""
     sites = [s for slot in words.sites for s in slot]
@@ -348,6 +413,8 @@ def _fields(
         layout.tables,
         ctypes.addressof(side.launches.turn),
         ctypes.addressof(mark.last),
+        ctypes.addressof(side.held),
+        number,
     ]
     return (ctypes.c_uint64 * len(head))(*head), firsts, flats, listed, queued
 
@@ -355,6 +422,8 @@ def _fields(
 def _node(
     k: int, node: Node, functions: Mapping[str, int], words: _Words, graph: _Graph
 ) -> tuple[int, ...]:
+    if isinstance(node, Fork):
+        return graph.nodes[k], *[0] * 8  # it has no address that may change
     if isinstance(node, Move):
         return graph.nodes[k], 0, node.nbytes, 0, 0, 0, 0, words.params(k), 0
     function, grid, warps, shared = _launch(node, functions)

@@ -35,6 +35,7 @@ from vtc.runtime.cuda.array import Lease, allocate
 from vtc.runtime.cuda.cells import Cells
 from vtc.runtime.cuda.device import Gpu
 from vtc.runtime.cuda.graph import Quick, Replay, Side
+from vtc.runtime.cuda.nodes import Way
 from vtc.runtime.cuda.steps import ALIGNMENT, Layout, checking, number_cells
 from vtc.runtime.fit import Fit
 from vtc.runtime.lease import LOOK_AGAIN
@@ -52,7 +53,9 @@ Fresh = tuple[int, Shelf, tuple[int, ...], np.dtype[Any], int]
 @final
 @dataclass(slots=True)
 class Program:
-    """What the instances of an executable share. ``warned`` that graphs are made again."""
+    """What the instances of an executable share: ``way`` is that of its loops and branches, and
+    ``warned`` that graphs are made again.
+    """
 
     gpu: Gpu
     fit: Fit
@@ -60,6 +63,7 @@ class Program:
     functions: Mapping[str, int]
     quick: tuple[Quick, tuple[int, ...]] | None
     graphs: bool = True
+    way: Way = "spelled"
     warned: bool = False
 
 
@@ -87,7 +91,7 @@ class Instance:
         at = ctypes.c_uint64(stream)
         self._side = Side(
             fit.plan.name, gpu.driver, gpu.index, at, self.table, self.numbers, self.number_bytes,
-            self.cells, gpu.launches,
+            self.cells, gpu.launches, ctypes.c_uint64(0),
         )  # fmt: skip
         self.filled: object = None
         self.ready: Replay | None = None
@@ -120,6 +124,7 @@ class Instance:
         slot, nbytes = len(self.table) - 1, layout.arena
         if nbytes and (self._arena is None or self._arena.size < nbytes):
             self._arena = None  # first: both need not fit
+            self._side.held.value = 0
             self._arena = allocate(nbytes, self._side.device, self._side.name)
             self.table[slot] = address(self._arena)
         return self.table[slot]

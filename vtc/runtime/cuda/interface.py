@@ -169,8 +169,25 @@ class Driver(Protocol):
     ) -> int:
         """A new node that sets bytes of device memory."""
 
+    def conditional(self, device: int) -> str:
+        """Why graphs of the device cannot have conditional nodes; "" if they can."""
+
+    def create_handle(self, device: int, graph: int) -> int:
+        """A new handle, which kernels set with ``cudaGraphSetConditional``: before a conditional
+        node of ``graph``, or of one inside it, that it decides for.
+        """
+
+    def add_conditional(
+        self, device: int, graph: int, after: Sequence[int], handle: int, *, loop: bool
+    ) -> tuple[int, int]:
+        """A new node that runs a graph if its handle is set, or as long as it is, for a ``loop``;
+        and that graph, which belongs to it and is empty.
+        """
+
     def instantiate(self, device: int, graph: int) -> int:
-        """A graph that can be launched; one launch of it runs at a time."""
+        """A graph that can be launched; one launch of it runs at a time. Only once, if the graph
+        has conditional nodes. Nodes inside these are changed as all others.
+        """
 
     def set_kernel_params(
         self,

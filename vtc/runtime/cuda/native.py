@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 MODULE = "cuda.bindings.driver"
 OLDEST = 12_000
 """The oldest driver that works: the CUDA version it was made for, as CUDA counts."""
+CONDITIONAL = 12_040
+"""The oldest with conditional nodes that device code decides for."""
+EDGES = 13_000
+"""From these bindings on, nodes are added with data about their edges."""
 WARP = 32
 STATIC_SHARED = 48 << 10
 """Bytes of shared memory that a kernel gets without asking."""
@@ -232,6 +236,33 @@ class CudaDriver:
         what = self._filling(target, value, nbytes)
         return self._node("cuGraphAddMemsetNode", graph, after, what, context)
 
+    def conditional(self, device: int) -> str:
+        self._use(device)
+        version, made = int(self._get("cuDriverGetVersion")[0]), int(self._api.CUDA_VERSION)
+        for what, got in (("an NVIDIA driver", version), ("cuda-bindings", made)):
+            if got < CONDITIONAL:
+                return f"expected {what} for CUDA 12.4 or newer, got one for CUDA {_dotted(got)}"
+        return ""
+
+    def create_handle(self, device: int, graph: int) -> int:
+        context = self._use(device)
+        return int(self._get("cuGraphConditionalHandleCreate", graph, context, 0, 0)[0])
+
+    def add_conditional(
+        self, device: int, graph: int, after: Sequence[int], handle: int, *, loop: bool
+    ) -> tuple[int, int]:
+        context, api = self._use(device), self._api
+        kinds = api.CUgraphConditionalNodeType
+        what = api.CUgraphNodeParams()
+        what.type = api.CUgraphNodeType.CU_GRAPH_NODE_TYPE_CONDITIONAL
+        inner = what.conditional
+        inner.handle, inner.size, inner.ctx = handle, 1, context
+        inner.type = kinds.CU_GRAPH_COND_TYPE_WHILE if loop else kinds.CU_GRAPH_COND_TYPE_IF
+        nodes = [api.CUgraphNode(n) for n in after]
+        edges = () if int(api.CUDA_VERSION) < EDGES else (None,)
+        node = self._get("cuGraphAddNode", graph, nodes, *edges, len(nodes), what)[0]
+        return int(node), int(what.conditional.phGraph_out[0])
+
     def instantiate(self, device: int, graph: int) -> int:
         self._use(device)
         # Without flags, nodes have the priority of the stream that the graph is launched on.
@@ -318,7 +349,7 @@ class CudaDriver:
             other = f", or pip install 'vtc[cuda{major}]'" if version >= OLDEST else ""
             return 0, (
                 f"expected an NVIDIA driver for CUDA {wanted // 1000} or newer, got one for CUDA "
-                f"{major}.{version % 1000 // 10}: update the driver{other}"
+                f"{_dotted(version)}: update the driver{other}"
             )
         count = int(self._get("cuDeviceGetCount")[0])
         return count, "" if count else "expected an NVIDIA GPU, found none"
@@ -452,3 +483,8 @@ class CudaDriver:
         text = self._api.cuGetErrorString(known)[1]
         said = f": {text.decode()}" if isinstance(text, bytes) else ""
         return f"{what}: {known.name}{said}"
+
+
+def _dotted(version: int) -> str:
+    """How CUDA counts, as one reads it: 12040 is 12.4."""
+    return f"{version // 1000}.{version % 1000 // 10}"
