@@ -49,9 +49,9 @@ from vtc.ir.text import show
 from vtc.ir.types import Array
 from vtc.passes import PIPELINE
 from vtc.passes.cost import value
+from vtc.passes.cut_at_calls import Stretches, calls_of
 from vtc.passes.explain import explain
 from vtc.passes.memory import largest
-from vtc.passes.pieces import Pieces, calls_of
 from vtc.passes.pipeline import Context, Options, Stages, run
 from vtc.runtime.cache import Store, digest
 from vtc.runtime.cpu import Entry, load
@@ -274,7 +274,7 @@ def _built(
         why = "a library computes part of it"
         if there is not None:
             say_once(why, "the cpu", f"part of {program.entry.name}")
-        return built(_pieces(stages["joint"], context, device, graphs=graphs), None, why)
+        return built(_stretches(stages["joint"], context, device, graphs=graphs), None, why)
     try:
         if there is None and compiler is None:
             raise CodegenError("expected a C compiler, found none: set CC or install vtc[cc]")
@@ -298,18 +298,18 @@ def _built(
     return built(Executable(plan, entry, threads), plan)
 
 
-def _pieces(program: Program, context: Context, device: Device, *, graphs: bool) -> Pieces:
+def _stretches(program: Program, context: Context, device: Device, *, graphs: bool) -> Stretches:
     """What runs ``program`` between the calls of libraries, which take arrays of the host."""
 
-    def piece(part: Program) -> Callable[[Sequence[Array]], list[Array]]:
+    def compiled(part: Program) -> Callable[[Sequence[Array]], list[Array]]:
         return compile_program(part, context, device, graphs=graphs).run
 
     if device is CPU:
-        return Pieces(program, piece, np.asarray, np.ascontiguousarray, np.copyto)
+        return Stretches(program, compiled, np.asarray, np.ascontiguousarray, np.copyto)
     index = device.index or 0
-    return Pieces(
+    return Stretches(
         program,
-        piece,
+        compiled,
         lambda a: copies.to_host(a) if isinstance(a, DeviceArray) else a,
         lambda a: copies.to_device(np.ascontiguousarray(a), index),
         lambda target, source: copies.write(cast("DeviceArray", target), source),

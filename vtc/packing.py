@@ -33,9 +33,9 @@ from vtc.config import config
 from vtc.errors import ArgumentError, CompilerError, PackageError
 from vtc.ir import target
 from vtc.ir.graph import Program
-from vtc.ir.plan import Binary, Kernel, Plan
+from vtc.ir.plan import NESTED, Binary, Kernel, Plan, nesting
 from vtc.ir.saved import to_json
-from vtc.passes.pieces import calls_of
+from vtc.passes.cut_at_calls import calls_of
 from vtc.passes.pipeline import Context, Options
 from vtc.runtime.cache import Store, digest
 from vtc.runtime.cuda.device import gpu
@@ -120,7 +120,7 @@ class Packing:
         """A plan for every goal.
 
         CodegenError where one has no kernels for ``program``, PackageError where libraries compute
-        part of it.
+        part of it, or loops and branches are too many in each other.
         """
         if calls := calls_of(program):
             names = ", ".join(sorted({n.op.name for n in calls if n.op is not None}))
@@ -128,8 +128,12 @@ class Packing:
             raise PackageError(f"{program.entry.name}: {message}; a package holds none")
         made: dict[target.Target, Plan] = {}
         for goal in self.goals:
-            if goal.target not in made:
-                made[goal.target] = self._plan(program, goal)
+            if goal.target in made:
+                continue
+            plan = made[goal.target] = self._plan(program, goal)
+            if (deep := nesting(plan.steps)) > NESTED:
+                want = f"expected at most {NESTED} loops and branches in each other"
+                raise PackageError(f"{program.entry.name}: {want}, got {deep}")
         return {goal.name: made[goal.target] for goal in self.goals}
 
     def add(

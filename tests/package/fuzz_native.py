@@ -2,8 +2,9 @@
 
     python tests/package/fuzz_native.py --count 5000 --seed 0
 
-The mutations are those of ``fuzz_package.py``, and more changes of single bytes and of lengths.
-Every change outside the weights must be refused, and a full check must find those inside too.
+The mutations are those of ``fuzz_package.py``, and more changes of single bytes and of lengths, of
+a package without loops and branches and of one with them. Every change outside the weights must be
+refused, and a full check must find those inside too.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import flow_models
 import fuzz_package
 import handmade
 import numpy as np
@@ -74,9 +76,13 @@ def run(program, package, entry, x, count, seed):
 
 
 def prepared(folder):
-    """A package, its entry and an input."""
+    """Packages, each with an entry and an input."""
     np.save(folder / "x.npy", np.ones((3, 64), "f4"))
-    return handmade.mlp(folder / "mlp.vtc"), "forward", folder / "x.npy"
+    np.save(folder / "v.npy", np.ones((3, 5), "f4"))
+    return [
+        (handmade.mlp(folder / "mlp.vtc"), "forward", folder / "x.npy"),
+        (flow_models.export_flow(folder / "flow.vtc"), "walk", folder / "v.npy"),
+    ]
 
 
 def main():
@@ -86,7 +92,9 @@ def main():
     asked = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        failures = run(harness(folder), *prepared(folder), asked.count, asked.seed)
+        program, failures = harness(folder), []
+        for package in prepared(folder):
+            failures += run(program, *package, asked.count // 2, asked.seed)
     print("\n".join([*failures, f"{asked.count} mutations, {len(failures)} failures"]))
     return min(len(failures), 1)
 

@@ -25,6 +25,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import flow_models
 import handmade
 import shown_models
 
@@ -187,21 +188,87 @@ def header_of_weights(rng, base):
     return Mutant(about, forged(base.members | {WEIGHTS: bytes(changed)}))
 
 
-def met(name):
+def met(base, name):
     """A plain load reads the plans of one target, a full one all."""
-    other = name.startswith("plans/") and f".{handmade.target()}." not in name
-    return "full" if other else "refused"
+    here = f".{handmade.target()}."
+    other = here not in name and any(here in n for n in base.members)
+    return "full" if other and name.startswith("plans/") else "refused"
 
 
 def arena(rng, base):
     """A step whose memory leaves the arena."""
     name = rng.choice([n for n in base.members if n.startswith("plans/")])
     plan = json.loads(base.members[name])
-    step = rng.choice([s for s in plan["steps"] if s[0] == "launch"])
+    step = rng.choice([s for s in within(plan["steps"]) if s[0] == "launch"])
     offset = rng.choice([1 << 20, -64, "64*B + 1048576" if plan["dims"] else 1 << 40, 1 << 60])
     step[2][rng.randrange(len(step[2]))] = ["arena", offset]
     text = json.dumps(plan, indent=1).encode()
-    return Mutant(f"{name}: arena+{offset}", forged(base.members | {name: text}), met(name))
+    return Mutant(f"{name}: arena+{offset}", forged(base.members | {name: text}), met(base, name))
+
+
+def within(steps):
+    """All steps, with those of loops and branches."""
+    for step in steps:
+        yield step
+        for some in {"loop": (5, 2), "branch": (2, 3)}.get(step[0], ()):
+            yield from within(step[some])
+
+
+def flow(rng, base):
+    """A loop or a branch that cannot be; a copy that leaves its memory where there is none."""
+    name = rng.choice([n for n in base.members if n.startswith("plans/")])
+    plan = json.loads(base.members[name])
+    found = [s for s in within(plan["steps"]) if s[0] in ("loop", "branch")]
+    if found:
+        about = rng.choice([unbound, endless, elsewhere, deeper, doubled])(rng, rng.choice(found))
+    else:
+        about = "a copy outside"
+        plan["steps"].append(["copy", ["arena", 1 << 40], ["arena", 0], 64])
+        plan["after"] = []
+    text = json.dumps(plan, indent=1).encode()
+    return Mutant(f"{name}: {about}", forged(base.members | {name: text}), met(base, name))
+
+
+def unbound(rng, step):
+    """A place that moves with a loop that is not around it."""
+    moving = ["moving", [["arena", 0], rng.choice([-1, 99, 1 << 40]), 4]]
+    body(step).append(["copy", moving, ["arena", 64], 4])
+    return "a place that moves with no loop"
+
+
+def endless(rng, step):
+    """A place that a loop takes far away."""
+    far = rng.choice([1 << 30, 1 << 61, "1073741824*1073741824"])
+    moving = ["moving", [["arena", 0], 1000, far]]
+    copy = ["copy", moving, ["arena", 64], 4]
+    body(step)[:] = [["loop", 1000, [copy], rng.choice([3, 1 << 62]), False, [], None, ""]]
+    return f"a step of {far}"
+
+
+def elsewhere(rng, step):
+    """A predicate outside the arena."""
+    at = ["arena", rng.choice([-1, 1 << 30, 1 << 62])]
+    body(step).append(["branch", at, [], [], ""])
+    return f"a predicate at {at}"
+
+
+def deeper(rng, step):
+    """Branches in branches."""
+    for _ in range(rng.choice([65, 90, 140, 200])):
+        body(step)[:] = [["branch", ["arena", 0], [*body(step)], [], ""]]
+    return "branches in branches"
+
+
+def doubled(rng, step):
+    """A loop in one of its own number."""
+    inner = ["loop", 1000, [], 2, False, [], None, ""]
+    body(step).append(["loop", 1000, [inner], 2, rng.random() < 0.5, [], None, ""])
+    return "a number twice"
+
+
+def body(step):
+    """Steps of a loop or a branch."""
+    return step[2]
 
 
 def path(rng, base):
@@ -258,7 +325,7 @@ def bomb(rng, base):
         b"[" * 100_000, b'{"a":' * 50_000, b"1" * 100_000, b'"' + b"a" * 1_000_000, b"\xff\xfe",
         b"NaN", b"", b"[" + b"0," * 100_000 + b"0]",
     ])  # fmt: skip
-    return Mutant(f"{name}: {text[:8]!r}...", forged(base.members | {name: text}), met(name))
+    return Mutant(f"{name}: {text[:8]!r}...", forged(base.members | {name: text}), met(base, name))
 
 
 def newer(rng, base):
@@ -267,8 +334,8 @@ def newer(rng, base):
 
 
 MUTATORS = [flip] * 8 + [cut] * 2 + [insert, remove, overwrite] + [manifest_fields] * 6
-MUTATORS += [plan_fields] * 6 + [header_of_weights, arena, path, compressed, twice, sizes, bomb]
-MUTATORS += [newer]
+MUTATORS += [plan_fields] * 6 + [header_of_weights, arena, flow, path, compressed, twice, sizes]
+MUTATORS += [bomb, newer]
 
 
 def loads(file, check):
@@ -322,6 +389,7 @@ def run(bases, count, seed, folder):
 def bases(folder):
     made = [handmade.mlp(folder / "mlp.vtc"), handmade.counter(folder / "counter.vtc")]
     made.append(shown_models.export_step(folder / "step.vtc", ["cpu"]))
+    made.append(flow_models.export_flow(folder / "flow.vtc"))
     return [Base.of(p) for p in made]
 
 

@@ -333,7 +333,7 @@ def case_targets_that_do_not_run_here_are_refused(t):
     refuses("NO_TARGET", "cuda:0: expected", lambda: mlp(t, target=b"cuda"))
     refuses("NO_TARGET", "expected a target that runs here (cpu-z80), got a package for",
             lambda: mlp(t, target=b"cpu-z80"))  # fmt: skip
-    refuses("NO_TARGET", "export it again with targets=[...]",
+    refuses("NO_TARGET", "got a package for cpu-vax; export it again with targets=[...]",
             t.native.open, t.folder / "elsewhere.vtc")  # fmt: skip
     with mlp(t) as package:
         found = package.describe()["target"]

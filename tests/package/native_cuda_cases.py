@@ -87,6 +87,20 @@ def case_outputs_are_right(t):
             np.testing.assert_array_equal(package.run("through", v)[0], v)
 
 
+def case_other_sizes_leave_no_table_behind(t):
+    few, many = (np.arange(n, dtype="f4") for n in (4, 900))
+    with (
+        gpu(t) as package,
+        on_device(t, few * 0, few, few + 1) as small,
+        on_device(t, many * 0, many, many + 1) as large,
+    ):
+        for w, x, y in (large, small, large, small, small):
+            ctypes.memset(w.data, 0, w.bytes)
+            package.call("table_stays", [w, x, y], [w])
+            package.synchronize()
+            np.testing.assert_array_equal(array(w), array(x) + array(y))
+
+
 def case_it_describes_itself(t):
     with gpu(t) as package:
         about = package.describe()
@@ -353,14 +367,21 @@ def case_many_threads_call_at_once(t):
     assert not wrong
 
 
+def case_loops_and_branches_are_refused(t):
+    words = "small: expected launches and copies for sm_90, got a loop or a branch, which runs "
+    words += "here on the CPU alone\n  at model.py:7 in forward"
+    refuses("NO_TARGET", words, t.native.open, t.folder / "looped.vtc")
+
+
 def case_machines_that_do_not_fit_are_refused(t):
     def machine(count, arch, version=12080):
         t.driver.stub_machine(count, arch, version)
 
     words = {
         (0, 90): "found one that does not start",
-        (1, 80): 'expected a target that runs here (sm_80), got a package for [\n  "sm_90"',
+        (1, 80): "expected a target that runs here (sm_80), got a package for sm_90; export it",
         (1, 100): "(sm_100)",
+        (1, 91): "(sm_91)",
         (1, 90, 11080): "CUDA 12 or newer",
     }
     for about, said in words.items():

@@ -9,7 +9,20 @@ import numpy as np
 from handmade import positional
 
 from vtc.ir.dims import Dim, Sym, mod
-from vtc.ir.plan import Arena, Buffer, Build, Copy, Input, Kernel, Launch, Output, Plan, check
+from vtc.ir.plan import (
+    Arena,
+    Buffer,
+    Build,
+    Copy,
+    Input,
+    Kernel,
+    Launch,
+    Loop,
+    Output,
+    Plan,
+    check,
+    flat,
+)
 from vtc.ir.saved import to_json
 from vtc.ir.types import f32, i64
 from vtc.runtime.archive import WEIGHTS, write
@@ -34,7 +47,7 @@ B = Sym.var("B")
 BATCH = Dim("B", 0, 1 << 20)
 VECTOR = Buffer(f32, (B,))
 CUBIN = b"fake cubin".ljust(64, b"\0")
-GATHERED = "model.py:9 in forward"
+GATHERED, LOOPED = "model.py:9 in forward", "model.py:7 in forward"
 
 
 def kernel(name, **flags):
@@ -58,7 +71,7 @@ def room(k):
 
 
 def plan(inputs, outputs, steps, arena=0, after=()):
-    used = {s.kernel for s in steps if isinstance(s, Launch)}
+    used = {s.kernel for s in flat(steps) if isinstance(s, Launch)}
     kernels = tuple(k for k in KERNELS if k.name in used)
     made = Plan("small", (BATCH,), tuple(inputs), tuple(outputs), arena, kernels, tuple(steps))
     return check(replace(made, target="sm_90", after=after))
@@ -161,6 +174,19 @@ def tabled(members):
     return entry(members, "tabled", made, [x()], [FromOutput(0)])
 
 
+def table_stays(members):
+    """w = x + y, where all that the table names stays where it is; then x + 2 in the arena."""
+    inputs = [Buffer(f32, (B,), "w", 0), VECTOR, VECTOR]
+    steps = [
+        run("add_all", Input(1), Input(2), Output(0)),
+        run("add_one", Input(1), Arena(0)),
+        run("add_one", Arena(0), Arena(0)),
+    ]
+    made = plan(inputs, [VECTOR], steps, room(1))
+    given = [x("w", written=True), x(), x("y")]
+    return entry(members, "table_stays", made, given, [FromInput(0)])
+
+
 def through(members):
     """y = x by way of scratch memory."""
     made = plan([VECTOR], [VECTOR], [run("through", Input(0), Output(0), grid=(3, 1))])
@@ -181,7 +207,8 @@ def outside(members):
 
 
 ENTRIES = (
-    chained, forked, skipped, copied, updated, written, gathered, tabled, through, huge, outside,
+    chained, forked, skipped, copied, updated, written, gathered, tabled, table_stays, through,
+    huge, outside,
 )  # fmt: skip
 
 
@@ -191,6 +218,11 @@ def make(folder):
     entries = {build.__name__: build(members) for build in ENTRIES}
     weights = {"w": Weight(f32, (4,), state=True)}
     write(folder / "gpu.vtc", members, Manifest("0", "gpu", weights, entries, ("sm_90",), {}))
+    members = {}
+    steps = [Loop(0, (run("add_one", Input(0), Output(0)),), count=2, note=LOOPED)]
+    looped = entry(members, "looped", plan([VECTOR], [VECTOR], steps), [x()], [FromOutput(0)])
+    manifest = Manifest("0", "looped", {}, {"looped": looped}, ("sm_90",), {})
+    write(folder / "looped.vtc", members, manifest)
     for arch in ("sm_75", "sm_90"):
         members = {}
         made = plan([VECTOR], [VECTOR], [run("add_one", Input(0), Output(0))])

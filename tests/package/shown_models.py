@@ -2,17 +2,25 @@
 
 export_gpt(path, targets)      # prefill(ids[1, T]) and decode(ids[1, 1], position[1])
 export_digits(path, targets)   # forward(images[batch, 1, 8, 8])
+
+As a program: python shown_models.py FOLDER TARGET... writes both, and what they take, to a folder.
 """
 
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from shown_outside import tokens_of
 
 import vtc
 import vtc.nn as nn
 import vtc.nn.functional as F
 
 VOCABULARY, CONTEXT, WIDTH, HEADS, LAYERS = 61, 32, 32, 2, 4
+LONGEST = 12
+"""Tokens of a prompt."""
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -28,7 +36,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).reshape(n, t, 3, HEADS, -1).permute(2, 0, 3, 1, 4).unbind(0)
         self.keys.index_copy_(2, position, k)
         self.values.index_copy_(2, position, v)
-        seen = vtc.arange(CONTEXT) <= position.unsqueeze(-1)
+        seen = vtc.arange(CONTEXT, device=x.device) <= position.unsqueeze(-1)
         y = F.scaled_dot_product_attention(q, self.keys, self.values, attn_mask=seen)
         return self.out(y.transpose(1, 2).reshape(n, t, WIDTH))
 
@@ -67,15 +75,21 @@ def gpt():
     return Gpt()
 
 
-def export_gpt(path, targets):
-    model = gpt()
-    length = vtc.Dim("T", 1, 12)
+def prefill_of(model):
+    """The entry that takes a whole prompt."""
 
     def prefill(ids):
-        return model(ids, vtc.arange(ids.shape[1]))
+        return model(ids, vtc.arange(ids.shape[1], device=ids.device))
 
+    return prefill
+
+
+def export_gpt(path, targets):
+    model = gpt()
     entries = {
-        "prefill": vtc.EntryPoint(prefill, (prompt(5),), dynamic={"ids": {1: length}}),
+        "prefill": vtc.EntryPoint(
+            prefill_of(model), (prompt(5),), dynamic={"ids": {1: vtc.Dim("T", 1, LONGEST)}}
+        ),
         "decode": vtc.EntryPoint(model, (vtc.tensor([[1]]), vtc.tensor([5]))),
     }
     return vtc.export(entries, path=path, targets=targets)
@@ -86,12 +100,17 @@ def prompt(length):
 
 
 def digits():
-    """The conv net of ``examples/train_digits.py``, and images of scikit-learn."""
+    """The conv net of ``examples/train_digits.py``, and images: of scikit-learn, if it is there."""
+    there = importlib.util.find_spec("sklearn") is not None
+    if not there:
+        stand_in = SimpleNamespace(load_digits=None, train_test_split=None)
+        sys.modules["sklearn.datasets"] = sys.modules["sklearn.model_selection"] = stand_in
     spec = importlib.util.spec_from_file_location("train_digits", EXAMPLES / "train_digits.py")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     vtc.manual_seed(0)
-    return module.ConvNet().eval(), module.load_data(0)[1]
+    noise = np.random.default_rng(0).uniform(-1, 1, (64, 1, 8, 8)).astype("f4")
+    return module.ConvNet().eval(), module.load_data(0)[1] if there else noise
 
 
 def export_digits(path, targets):
@@ -119,3 +138,41 @@ def export_step(path, targets):
         "predict": vtc.EntryPoint(net, (x,), dynamic={0: batch}),
     }
     return vtc.export(entries, path=path, targets=targets)
+
+
+def compiled_tokens(steps, device="cpu"):
+    """What the compiled model generates, as :func:`shown_outside.tokens_of` has it; and what
+    compiled it, prefill and decode.
+
+    Prompts have any length, as in the package.
+    """
+    model = gpt().to(device)
+    prefill, decode = vtc.compile(prefill_of(model)), vtc.compile(model)
+
+    def first(ids):
+        x = vtc.tensor(ids, device=device)
+        vtc.mark_dynamic(x, 1, min=1, max=LONGEST, name="T")
+        return arrays(prefill(x))
+
+    def then(ids, position):
+        return arrays(decode(*(vtc.tensor(a, device=device) for a in (ids, position))))
+
+    return tokens_of(first, then, prompt(5).numpy(), steps), (prefill, decode)
+
+
+def arrays(found):
+    return {name: x.cpu().numpy() for name, x in found.items()}
+
+
+def write(folder, targets):
+    """Both packages, and what they are given."""
+    export_gpt(folder / "gpt.vtc", targets)
+    export_digits(folder / "digits.vtc", targets)
+    np.save(folder / "ids.npy", prompt(5).numpy())
+    np.save(folder / "images.npy", digits()[1][:13])
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), sys.argv[2:])
+    loaded = Path("/proc/self/maps").read_text()
+    assert "libcuda" not in loaded, "no driver is needed to make a package"

@@ -22,6 +22,7 @@ from vtc.errors import (
     CaptureError,
     CompilerError,
     LeakError,
+    PackageError,
     TypeCheckError,
     VtcError,
     VtcWarning,
@@ -258,6 +259,7 @@ KEPT: list[object] = []
 
 
 DIMS = {"unknown": {"z": {0: vtc.Dim("n")}}, "small": {"x": {0: vtc.Dim("n", 8)}}}
+WIDE = {0: {0: vtc.Dim("n", 1, 16)}}
 GRADIENT = r"expected \.grad of .* to be None .*\n.*test_export.py:\d+ in leaves_a_gradient"
 
 
@@ -276,6 +278,7 @@ GRADIENT = r"expected \.grad of .* to be None .*\n.*test_export.py:\d+ in leaves
         (abs, (), {"license": Path("LICENSE")}, ArgumentError, "expected the text of a licence"),
         (abs, (), {"dynamic": DIMS["small"]}, ArgumentError, r"n: Dim\(8, None\), got 3 \(axis 0"),
         (abs, (), {"dynamic": {0: {5: vtc.Dim("n")}}}, ArgumentError, "to have axis 5"),
+        (lambda x: x.unfold(0, 3, 1), (), {"dynamic": WIDE}, VtcError, r"(?s)window.*test_export"),
         (abs, (), {"targets": ["cuda:75"]}, ArgumentError, "target of cpu, .*got 'cuda:75'"),
         (abs, (), {"targets": []}, ArgumentError, "expected a target, got none"),
         (3, (), {}, ArgumentError, "expected a function or a Module, got int"),
@@ -299,6 +302,19 @@ def test_sizes_that_differ_and_dims_of_one_name_are_refused(tmp_path):
     entries = {"a": vtc.EntryPoint(abs, (x,)), "A": vtc.EntryPoint(abs, (x,))}
     with pytest.raises(ArgumentError, match="distinct names"):
         vtc.export(entries, path=tmp_path / "f.vtc")
+
+
+def test_loops_and_branches_too_deep_in_each_other_are_refused(tmp_path, monkeypatch):
+    def inner(x):
+        return vtc.cond(x[0] > 0, lambda: x, lambda: -x)
+
+    def outer(x):
+        return vtc.scan(lambda c, _: (inner(c), None), x, length=3)[0]
+
+    monkeypatch.setattr("vtc.packing.NESTED", 1)
+    with pytest.raises(PackageError, match=r"outer: expected at most 1 loops and .*, got 2"):
+        vtc.export(outer, (vtc.ones(3),), tmp_path / "f.vtc", targets=TARGET)
+    assert vtc.load(vtc.export(inner, (vtc.ones(3),), tmp_path / "f.vtc", targets=TARGET))
 
 
 def test_what_a_newcomer_gets_wrong(tmp_path):

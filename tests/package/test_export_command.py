@@ -33,6 +33,9 @@ def make():
 
 def scaled(x, scale, mask):
     return x.to(vtc.bfloat16) * scale, mask
+
+def cut(x):
+    return x.reshape(2)
 """
 WITHOUT = """
 import sys
@@ -67,6 +70,20 @@ def package(tmp_path_factory):
     assert main([*words, "-o", str(file), "--target", TARGET, "--emit-c", str(unpacked)]) == 0
     np.save(folder / "x.npy", np.linspace(-1, 1, 18, dtype=np.float32).reshape(3, 6))
     return file
+
+
+def test_errors_of_the_command_itself_name_no_line(package):
+    """Whoever runs it is no user: ``runpy`` or the script that pip installs."""
+    model = f"{package.parent}/model.py"
+    words = [sys.executable, "-m", "vtc", "export", f"{model}:make()", "-o", "none.vtc"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == (
+        "ArgumentError: export: expected arguments for forward(x), got none that fit: missing a "
+        "required argument: 'x'\n"
+    )
+    words[4:5] = [f"{model}:cut", "--args", "f32[3]"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert f"\n  at {model}:13 in cut\n" in done.stderr
 
 
 def test_run_computes_what_the_module_computes(package):
@@ -149,6 +166,11 @@ def test_arguments_of_every_kind(tmp_path, capsys):
     ):
         assert main(["export", words[0], "--args", *wrong, "-o", str(file)]) == 1
         assert said in capsys.readouterr().err
+    wide = ["export", f"{tmp_path}/functions.py:make", "--args", "f32[3, 7]", "-o", str(file)]
+    assert main(wide) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("TypeCheckError: linear: expected"), said
+    assert "\n" not in said.strip(), "no user wrote a line of that"
     for wrong in ("functions", "nosuchmodule:f", f"{tmp_path}/functions.py:none"):
         assert main(["export", wrong, "-o", str(file)]) == 1
         assert "ArgumentError: export: expected" in capsys.readouterr().err

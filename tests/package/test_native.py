@@ -6,8 +6,10 @@ import subprocess
 import zipfile
 from dataclasses import replace
 
+import flow_models
 import handmade
 import native_cpu_cases
+import native_flow_cases
 import numpy as np
 import pytest
 from handmade import added, params, positional, target
@@ -112,15 +114,48 @@ def elsewhere(path, archive, weights):
 
 
 @pytest.fixture(scope="module")
-def results(folder):
+def library(folder):
+    """The runtime with sanitizers."""
+    return build(folder / "libvtc.so", ["vtc_runtime.c"], shared=True)
+
+
+@pytest.fixture(scope="module")
+def results(library, folder):
     """What the cases say: see ``native_cpu_cases.py``."""
-    library = build(folder / "libvtc.so", ["vtc_runtime.c"], shared=True)
     return run_cases("native_cpu_cases", library, folder)
 
 
 @pytest.mark.parametrize("case", cases(native_cpu_cases))
 def test_case(results, case):
     assert results[case] == "", results[case]
+
+
+@pytest.fixture(scope="module")
+def flow(folder):
+    """The package with loops and branches, and what Python computes."""
+    path = flow_models.export_flow(folder / "flow.vtc")
+    unpack(path, folder / "flow")
+    package, known, names = load(path), {}, []
+    for k, (name, arguments) in enumerate(flow_models.calls()):
+        names.append(name)
+        known |= {f"{k}.in{j}": a for j, a in enumerate(arguments)}
+        outputs = getattr(package, name)(*arguments)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        known |= {f"{k}.out{j}": np.asarray(a) for j, a in enumerate(outputs)}
+    state = {f"state.{name}": np.asarray(a) for name, a in package.state.items()}
+    np.savez(folder / "calls.npz", names=np.array(names), **known, **state)
+    return path
+
+
+@pytest.fixture(scope="module")
+def flow_results(library, folder, flow):
+    """What the cases say: see ``native_flow_cases.py``."""
+    return run_cases("native_flow_cases", library, folder)
+
+
+@pytest.mark.parametrize("case", cases(native_flow_cases))
+def test_flow(flow_results, case):
+    assert flow_results[case] == "", flow_results[case]
 
 
 @pytest.fixture(scope="module")
@@ -202,17 +237,29 @@ def test_the_makefile_builds_main(folder):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
-def test_main_is_clean_under_valgrind(folder):
+@pytest.fixture(scope="module")
+def checked(folder):
+    """The words that run ``main.c`` under valgrind."""
+    if shutil.which("valgrind") is None:
+        pytest.skip("valgrind is not installed")
     plain = build(folder / "plain", ["main.c", "npy.c", "vtc_runtime.c"], ("-g", "-O1"))
+    leaks = "--leak-check=full", "--errors-for-leak-kinds=all"
+    return ["valgrind", "--error-exitcode=9", *leaks, plain]
+
+
+def test_main_is_clean_under_valgrind(checked, folder):
     np.save(folder / "x.npy", read(folder)["x"])
     low = low_level(folder / "low.vtc")
-    done = ran(
-        ["valgrind", "--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=all",
-         plain, low, "forward", "x.npy"],
-        folder,
-    )  # fmt: skip
+    done = ran([*checked, low, "forward", "x.npy"], folder)
     assert done.returncode == 0, done.stderr
+
+
+def test_loops_are_clean_under_valgrind(checked, folder, flow):
+    calls = dict(flow_models.calls())
+    for name in ("train", "walk"):
+        np.save(folder / "x.npy", *calls[name])
+        done = ran([*checked, flow, name, "x.npy"], folder)
+        assert done.returncode == 0, done.stderr
 
 
 def low_level(path):
@@ -227,12 +274,17 @@ def low_level(path):
     return write(path, members, replace(manifest, **fields))
 
 
-def test_threads_are_clean_under_their_sanitizer(folder):
+def test_threads_are_clean_under_their_sanitizer(folder, flow):
     flags = ("-g", "-O1", "-fsanitize=thread")
     program = build(folder / "threads", ["threads_native.c", "npy.c", "vtc_runtime.c"], flags)
-    for package, x in (("mlp", "x"), ("wide", "wide")):
-        np.save(folder / "in.npy", read(folder)[x])
-        done = ran([program, folder / f"{package}.vtc", "forward", "in.npy"], folder)
+    known, calls = read(folder), dict(flow_models.calls())
+    for package, entry, x in (
+        ("mlp", "forward", known["x"]),
+        ("wide", "forward", known["wide"]),
+        ("flow", "wide", *calls["wide"]),
+    ):
+        np.save(folder / "in.npy", x)
+        done = ran([program, folder / f"{package}.vtc", entry, "in.npy"], folder)
         assert (done.returncode, done.stderr) == (0, "")
 
 

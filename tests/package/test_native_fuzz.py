@@ -24,13 +24,14 @@ def prepared(folder):
     return fuzz_native.prepared(folder)
 
 
-def test_mutations(program, prepared):
-    assert fuzz_native.run(program, *prepared, 400, 0) == []
+@pytest.mark.parametrize("number", [0, 1])
+def test_mutations(program, prepared, number):
+    assert fuzz_native.run(program, *prepared[number], 300, 0) == []
 
 
 def test_a_whole_package_is_no_failure(program, prepared):
     """What mutations are refused for is the mutation."""
-    package, entry, x = prepared
+    package, entry, x = prepared[1]
     size = package.stat().st_size
     lines = f"flip 1 1 0 0\ncut 1 1 {size}\ntake 1 1 {size}\n".encode() + package.read_bytes()
     command = [program, package, entry, x]

@@ -237,7 +237,7 @@ def test_no_gpu(mlp_file):
     ("capability", "target"),
     [
         ((9, 0), "sm_90"), ((8, 0), "sm_80"), ((8, 9), "sm_86"), ((10, 0), "sm_100"),
-        ((12, 0), None), ((7, 5), None),
+        ((12, 0), None), ((7, 5), None), ((10, 3), None),
     ],
 )  # fmt: skip
 def test_the_best_architecture(capability, target):
@@ -277,7 +277,28 @@ def first_launch(plan):
     return next(step for step in plan["steps"] if step[0] == "launch")
 
 
+def stepped(step):
+    """A change of a plan: one step more, after all others."""
+    return lambda p: p["steps"].append(step) or p["after"].clear()
+
+
+def branches(depth):
+    """Branches in each other; the predicate is a byte of the first input."""
+    steps = []
+    for _ in range(depth):
+        steps = [["branch", ["in", 0], steps, [], ""]]
+    return steps[0]
+
+
+FAR = ["copy", ["moving", [["arena", 0], 7, "4096*B"]], ["arena", 0], 4]
 UNFIT = {
+    "predicate": (stepped(["branch", ["arena", "640*B"], [], [], ""]), "inside the arena"),
+    "test": (
+        stepped(["loop", 0, [], 0, False, [], ["arena", "640*B"], ""]),
+        "inside the arena",
+    ),
+    "turns": (stepped(["loop", 7, [FAR], "B + 9", False, [], None, ""]), "inside the arena"),
+    "depth": (stepped(branches(65)), "at most 64 loops and branches in each other, got 65"),
     "dtype": (
         lambda p: p["inputs"][0].__setitem__(0, "f64"),
         r"in0: expected f32\[B, 64\], got f64",
@@ -302,16 +323,28 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize(("change", "why"), UNFIT.values(), ids=UNFIT)
-def test_a_plan_that_does_not_fit(change, why, tmp_path):
+def changed(path, change):
+    """The network of two layers, with another plan; its weights are given at load."""
     members = {}
     manifest = handmade.mlp_manifest(members)
     (file,) = (name for name in members if name.startswith("plans/"))
     plan = json.loads(members[file])
     change(plan)
     members[file] = json.dumps(plan).encode()
+    return write(path, members, manifest)
+
+
+@pytest.mark.parametrize(("change", "why"), UNFIT.values(), ids=UNFIT)
+def test_a_plan_that_does_not_fit(change, why, tmp_path):
     with pytest.raises(PackageError, match=why):
-        vtc.load(write(tmp_path / "bad.vtc", members, manifest), weights=handmade.mlp_weights())
+        vtc.load(changed(tmp_path / "bad.vtc", change), weights=handmade.mlp_weights())
+
+
+def test_deep_branches_and_loops_without_a_turn_are_fine(tmp_path):
+    never = ["loop", 7, [FAR], 0, False, [], None, ""]
+    for step in (branches(64), never):
+        file = changed(tmp_path / "fine.vtc", stepped(step))
+        assert vtc.load(file, weights=handmade.mlp_weights())(X[:3]).shape == (3, 10)
 
 
 BLOCK = """

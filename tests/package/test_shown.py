@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import shown_models
 from native_build import SANITIZED, build, compiler
+from shown_outside import package_tokens
 
 import vtc
 from vtc.commands.unpack import unpack
@@ -23,7 +24,7 @@ from vtc.runtime.package import load
 STEPS = 20
 LOW, HIGH = "cpu-x86-64-v3", "cpu-x86-64-v4"
 GENERATE = ["generate.c", "npy.c", "vtc_runtime.c"]
-ROOT = Path(vtc.__file__).parents[1]
+OUTSIDE = Path(__file__).with_name("shown_outside.py")
 pytestmark = [
     pytest.mark.skipif(compiler() is None, reason="there is no C compiler"),
     pytest.mark.skipif(LOW not in machine.cpu_targets(), reason="no x86-64 with AVX2"),
@@ -34,45 +35,8 @@ pytestmark = [
 def folder(tmp_path_factory):
     """Both packages with both levels, and what they take."""
     folder = tmp_path_factory.mktemp("shown")
-    shown_models.export_gpt(folder / "gpt.vtc", ["cpu"])
-    shown_models.export_digits(folder / "digits.vtc", ["cpu"])
-    np.save(folder / "ids.npy", shown_models.prompt(5).numpy())
-    np.save(folder / "images.npy", shown_models.digits()[1][:13])
+    shown_models.write(folder, ["cpu"])
     return folder
-
-
-def compiled_tokens(steps):
-    """Greedy decoding by the compiled model: the tokens, and the last scores."""
-    model = shown_models.gpt()
-    run = vtc.compile(model)
-    found, tokens = run(shown_models.prompt(5), vtc.arange(5)), []
-    for k in range(steps):
-        tokens.append(int(found["next"].item()))
-        found = run(vtc.tensor([[tokens[-1]]]), vtc.tensor([5 + k]))
-    return tokens, found["scores"].numpy()
-
-
-def package_tokens(package, ids, steps):
-    found, tokens = package.prefill(ids), []
-    for k in range(steps):
-        tokens.append(int(found["next"][0, 0]))
-        found = package.decode(found["next"], np.array([5 + k]))
-    return tokens, found["scores"]
-
-
-FRESH = """
-import sys
-import numpy as np
-import vtc.runtime
-gpt, digits = vtc.runtime.load("gpt.vtc", check="full"), vtc.runtime.load("digits.vtc")
-found, tokens = gpt.prefill(np.load("ids.npy")), []
-for k in range(20):
-    tokens.append(int(found["next"][0, 0]))
-    found = gpt.decode(found["next"], np.array([5 + k]))
-np.savez("fresh.npz", tokens=tokens, scores=found["scores"], digits=digits(np.load("images.npy")))
-roots = {name.partition(".")[0] for name in sys.modules}
-assert not roots & {"jinja2", "networkx", "rich", "scipy", "torch", "triton"}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +53,17 @@ def fresh(folder):
 
 
 def test_where_only_the_runtime_is_installed(folder, fresh):
-    subprocess.run([fresh, "-c", FRESH], cwd=folder, check=True, env={"PATH": os.environ["PATH"]})
+    command = [fresh, OUTSIDE, folder, "cpu", "numpy", str(STEPS)]
+    subprocess.run(command, check=True, env={"PATH": os.environ["PATH"]})
     net, images = shown_models.digits()
     with vtc.no_grad():
         wanted = vtc.compile(net)(vtc.tensor(images[:13])).numpy()
-    tokens, scores = compiled_tokens(STEPS)
+    (tokens, first, last), _ = shown_models.compiled_tokens(STEPS)
     assert len(set(tokens)) > 3
-    with np.load(folder / "fresh.npz") as found:
+    with np.load(folder / "outside-cpu-numpy.npz") as found:
         assert found["tokens"].tolist() == tokens
-        np.testing.assert_allclose(found["scores"], scores, rtol=2e-5, atol=2e-5)
-        np.testing.assert_allclose(found["digits"], wanted, rtol=2e-5, atol=2e-5)
+        for name, values in {"first": first, "last": last, "digits": wanted}.items():
+            np.testing.assert_allclose(found[name], values, rtol=2e-5, atol=2e-5)
 
 
 def ran(command, folder):
@@ -117,7 +82,7 @@ def check_programs(folder, level, flags, watch=()):
     assert (gpt.target, digits.target) == (level, level)
     program = build(here / "generate", GENERATE, flags)
     said = ran([*watch, program, folder / "gpt.vtc", folder / "ids.npy", STEPS], here)
-    tokens, scores = package_tokens(gpt, np.load(folder / "ids.npy"), STEPS)
+    tokens, _, scores = package_tokens(gpt, np.load(folder / "ids.npy"), STEPS)
     assert list(map(int, said.split())) == tokens
     np.testing.assert_array_equal(np.load(here / "scores.npy"), scores)
 

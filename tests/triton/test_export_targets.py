@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ import vtc
 import vtc.nn as nn
 from vtc.build import stage_program
 from vtc.codegen.decisions import Decision, to_fields
+from vtc.codegen.triton import resources
 from vtc.codegen.tune import _subjects, label
 from vtc.config import override
 from vtc.packing import goals
@@ -25,6 +27,24 @@ vtc.manual_seed(0)
 net = nn.Sequential(nn.Linear(16, 16), nn.GELU())
 vtc.export(net, (vtc.ones(4, 16),), sys.argv[1], targets=["cuda:90"], example=False)
 """
+
+
+PARAMETER = 0x17
+"""The attribute of a kernel that says where a parameter lies, and how many bytes it has."""
+
+
+def parameters(cubin, symbol):
+    """Place and bytes of each parameter of a kernel."""
+    info, at, found = resources._section(cubin, f".nv.info.{symbol}".encode()), 0, []
+    while at < len(info):
+        form, code, size = struct.unpack_from("<BBH", info, at)
+        at += 4
+        if form == resources._SIZED:
+            if code == PARAMETER:
+                _, number, place, size_and_flags = struct.unpack_from("<IHHI", info, at)
+                found.append((number, place, size_and_flags >> 18))
+            at += size
+    return [(place, size) for _, place, size in sorted(found)]
 
 
 def test_three_architectures_and_a_cpu_in_one_file(tmp_path):
@@ -45,6 +65,10 @@ def test_three_architectures_and_a_cpu_in_one_file(tmp_path):
                 assert symbol.encode() in cubin
                 arch = int(target.removeprefix("sm_"))
                 assert arch in (cubin[0x30], cubin[0x31])  # flags of the ELF header
+                (signature,) = (k[4][0] for k in plan["kernels"] if k[1] == symbol)
+                # The kernel's own, then Triton's two addresses of scratch memory: all are words.
+                words = [(8 * k, 8) for k in range(len(signature) + 2)]
+                assert parameters(cubin, symbol) == words
         assert archive.read("lib/host-x86-64/patch.so").startswith(b"\x7fELF")
 
 

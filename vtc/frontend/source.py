@@ -17,6 +17,9 @@ from vtc.errors import VtcError, at_line
 from vtc.ir.graph import Loc
 
 ROOT = str(Path(__file__).resolve().parents[1]) + "/"
+COMMAND = f"{ROOT}__main__.py"
+"""What is outside of this runs vtc, and is nothing that a user wrote."""
+_NOT_USERS = (ROOT, "<frozen ")
 E = TypeVar("E", bound=VtcError)
 
 
@@ -55,22 +58,24 @@ def module_path() -> str:
 
 
 def is_user_file(file: str) -> bool:
-    """Whether ``file`` is outside vtc."""
-    return not file.startswith(ROOT)
+    """Whether ``file`` is outside vtc, and not a part of Python that runs other files."""
+    return not file.startswith(_NOT_USERS)
 
 
 def user_frame() -> FrameType | None:
-    """The innermost frame of code outside vtc."""
+    """The innermost frame of a user's file; none where the ``vtc`` command runs but vtc itself."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(ROOT):
-        frame = frame.f_back
+    while frame is not None and (file := frame.f_code.co_filename).startswith(_NOT_USERS):
+        frame = None if file == COMMAND else frame.f_back
     return frame
 
 
 def user_loc() -> Loc | None:
-    """The user's line, with the module path."""
-    frame = user_frame()
-    return frame and Loc(frame.f_code.co_filename, frame.f_lineno, module_path())
+    """The user's line, with the module path; line 0 of the command where it has a path alone."""
+    frame, path = user_frame(), module_path()
+    if frame is None:
+        return Loc("vtc", 0, path) if path else None
+    return Loc(frame.f_code.co_filename, frame.f_lineno, path)
 
 
 def located(kind: type[E], message: str) -> E:
@@ -78,9 +83,8 @@ def located(kind: type[E], message: str) -> E:
 
     ``raise located(TypeCheckError, "...")``.
     """
-    frame = user_frame()
-    if frame is None:
-        return kind(message)
-    where = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
-    text = at_line(message, frame.f_code.co_filename, frame.f_lineno, where)
+    frame, text = user_frame(), message
+    if frame is not None:
+        where = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
+        text = at_line(message, frame.f_code.co_filename, frame.f_lineno, where)
     return kind("\n".join([text, *(show() for show in _modules.excerpts[-1:])]))

@@ -272,6 +272,8 @@ class Branch:
 
 
 Step = Launch | Copy | Loop | Branch
+NESTED = 64
+"""How deep loops and branches of a package may be in each other."""
 
 
 def parts(step: Step) -> tuple[tuple[Step, ...], ...]:
@@ -291,6 +293,12 @@ def flat(steps: Iterable[Step]) -> Iterator[Launch | Copy]:
             yield step
         for inner in parts(step):
             yield from flat(inner)
+
+
+def nesting(steps: Iterable[Step]) -> int:
+    """How deep loops and branches among ``steps`` are in each other; 0 without any."""
+    inner = [nesting(some) for step in steps for some in parts(step)]
+    return 1 + max(inner) if inner else 0
 
 
 @final

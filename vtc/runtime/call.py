@@ -18,7 +18,7 @@ from vtc.errors import ArgumentError, DeviceError
 from vtc.ir.dims import Dim, Sym
 from vtc.ir.plan import Plan
 from vtc.ir.types import DTYPES, Array
-from vtc.runtime.anywhere import device_of
+from vtc.runtime.anywhere import copies, device_of
 from vtc.runtime.buffer import address
 from vtc.runtime.device import Device
 from vtc.runtime.fit import shape_at
@@ -148,12 +148,9 @@ class Call:
                 if array.dtype != dtype.numpy or array.ndim != len(shape):
                     got = f"{array.dtype}{list(array.shape)}"
                     raise ArgumentError(f"{name}: expected {wanted.type}, got {got}")
-                if not on(array, self._device) and not (array.ndim == 0 and _is_host(array)):
-                    raise DeviceError(
-                        f"{name}: expected an array on {self._device}, got one on "
-                        f"{device_of(array)}"
-                    )
-                return array
+                if on(array, self._device) or (array.ndim == 0 and _is_host(array)):
+                    return array
+                return self._brought(wanted, array)
             case NumberInput(name):
                 if isinstance(leaf, (bool, str)) or not isinstance(leaf, _REAL):
                     raise ArgumentError(f"{name}: expected a number, got {type(leaf).__name__}")
@@ -163,6 +160,15 @@ class Call:
                         f"{name}: expected {value!r}, as it was exported, got {leaf!r}"
                     )
         return None
+
+    def _brought(self, wanted: TensorInput, array: Array) -> Array:
+        """A copy on the GPU of an array on the host that is only read; DeviceError for others."""
+        there = device_of(array)
+        if there.type == "cpu" and self._device.type == "cuda" and not wanted.written:
+            return copies.to_device(array, self._device.index or 0)
+        to = " to overwrite" if wanted.written else ""
+        want = f"expected an array on {self._device}{to}"
+        raise DeviceError(f"{wanted.name}: {want}, got one on {there}")
 
     def _prepare(
         self, key: tuple[Any, ...], arrays: Sequence[Any], leaves: Sequence[Any]

@@ -17,8 +17,10 @@ from typing import Any, Final
 from vtc.errors import PackageError, ParseError, RunError
 from vtc.ir.dims import Dim, Size, Sym, substitute
 from vtc.ir.plan import (
+    NESTED,
     Arena,
     Binary,
+    Branch,
     Buffer,
     Copy,
     Launch,
@@ -27,6 +29,7 @@ from vtc.ir.plan import (
     Plan,
     Ref,
     Step,
+    nesting,
     parts,
 )
 from vtc.ir.saved import from_json
@@ -76,6 +79,9 @@ def read_plan(archive: Archive, entry: Entry, variant: Variant, target: str) -> 
     try:
         _check_inputs(archive.manifest, entry, variant, plan)
         _check_kernels(found, plan)
+        if (deep := nesting(plan.steps)) > NESTED:
+            most = f"at most {NESTED} loops and branches in each other"
+            raise PackageError(f"expected {most}, got {deep}")
         for values in corners(plan.dims):
             check_places(plan, values)
     except PackageError as error:
@@ -144,6 +150,8 @@ def _reached(plan: Plan, values: Values) -> Iterator[tuple[int, int]]:
                         raise PackageError(f"expected blocks, got a grid of {grid}")
                 case Copy(source, target, nbytes):
                     places |= dict.fromkeys((r, nbytes, turns) for r in (source, target))
+                case Loop(condition=cell) | Branch(condition=cell) if cell is not None:
+                    places[cell, 1, turns] = None
     for ref, size, turns in places:
         for start in _ends_of(ref, dict(turns), values):
             yield start, _at(size, values)
@@ -153,12 +161,10 @@ Turns = tuple[tuple[int, int], ...]
 """The number of each loop that a step is in, and how many turns it has."""
 
 
-def _inside(step: Step, values: Values, turns: Turns) -> Iterator[tuple[Launch | Copy, Turns]]:
-    """The launches and copies of ``step`` that may run."""
+def _inside(step: Step, values: Values, turns: Turns) -> Iterator[tuple[Step, Turns]]:
+    """``step`` and the steps in it that may run."""
+    yield step, turns
     match step:
-        case Launch() | Copy():
-            yield step, turns
-            return
         case Loop(number=number, count=count, condition=None):
             if (times := _at(count, values)) < 0:
                 raise PackageError(f"expected turns of a loop, got {times}")

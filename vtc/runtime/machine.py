@@ -5,8 +5,9 @@
 >>> best_cuda((8, 6), ["sm_80", "sm_90"])
 'sm_80'
 
-Code for a GPU runs on GPUs of the same major version that are as new or newer; code for a CPU level
-on CPUs of that level and above.
+Code for a GPU runs on GPUs of the same major version that are as new or newer; from 9.0 on, where
+it uses instructions of one architecture (sm_90a), on that alone. Code for a CPU level runs on CPUs
+of that level and above.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ V3 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"])
 V4 = V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
 _CPUINFO = Path("/proc/cpuinfo")
 _SM = re.compile(r"sm_([1-9][0-9]{1,3})")
+_SPECIFIC = 90
+"""From here on kernels are for one architecture: Triton compiles them for sm_90a, not sm_90."""
 
 
 @cache
@@ -47,15 +50,14 @@ def best_cpu(targets: Iterable[str]) -> str | None:
 def best_cuda(capability: tuple[int, int], targets: Iterable[str]) -> str | None:
     """The one of ``targets`` for a GPU; None if there is none.
 
-    The GPU's own, else the newest that is older and of the same major version.
+    The GPU's own, else the newest that is older and of the same major version, below 9.
     """
-    major, minor = capability
+    here = 10 * capability[0] + capability[1]
+    archs = [int(found[1]) for name in targets if (found := _SM.fullmatch(name))]
     fitting = [
         arch
-        for name in targets
-        if (found := _SM.fullmatch(name))
-        and (arch := int(found[1])) // 10 == major
-        and arch % 10 <= minor
+        for arch in archs
+        if arch == here or (arch < here < _SPECIFIC and arch // 10 == here // 10)
     ]
     return f"sm_{max(fitting)}" if fitting else None
 

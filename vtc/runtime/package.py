@@ -8,10 +8,11 @@
     model.reset()
 
 On the CPU results are NumPy arrays; on a GPU they are GpuArrays, which PyTorch, CuPy and vtc take
-without a copy. Loading needs NumPy and ml_dtypes (and cuda-bindings for a GPU), no compiler. All
-but the data of the weights is checked against its hash then; weights are mapped, and read as they
-are used. **A package holds native code**: a hash tells that a file is undamaged, not that it is
-harmless. Load only what you trust.
+without a copy; arguments on the host are copied there unless they are overwritten. Loading needs
+NumPy and ml_dtypes (and cuda-bindings for a GPU), no compiler. All but the data of the weights is
+checked against its hash then; weights are mapped, and read as they are used. **A package holds
+native code**: a hash tells that a file is undamaged, not that it is harmless. Load only what you
+trust.
 """
 
 from __future__ import annotations

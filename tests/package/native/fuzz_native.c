@@ -17,23 +17,24 @@
 #include "vtc_runtime.h"
 
 static vtc_tensor input;
+static const char *entry;
 
-static vtc_status run(vtc_package *package, const char *entry) {
+static vtc_status run(vtc_package *package) {
     vtc_tensor output = {0};
     const vtc_status status = vtc_run(package, entry, &input, 1, &output, 1, NULL);
     vtc_release(package, &output);
     return status;
 }
 
-static void try(const unsigned char *bytes, size_t size, int full, const char *entry) {
+static void try(const unsigned char *bytes, size_t size, int full, int runs) {
     vtc_options options = {.target = "cpu", .full_check = full, .threads = 1};
     vtc_package *package;
     int32_t inputs, outputs;
     char words[100] = "";
     vtc_status status = vtc_open_memory(bytes, size, &options, &package);
     if (!status && strlen(vtc_describe(package)) < 2) status = VTC_DEVICE_ERROR;
-    if (!status) vtc_count(package, "forward", &inputs, &outputs);
-    if (!status && entry) status = run(package, entry);
+    if (!status) vtc_count(package, entry, &inputs, &outputs);
+    if (!status && runs) status = run(package);
     strncat(words, vtc_error(package), sizeof words - 1);
     for (char *p = words; *p; ++p)
         if (*p == '\n') *p = ' ';
@@ -58,21 +59,21 @@ int main(int count, char **arguments) {
     unsigned char *bytes = count == 4 ? slurp(arguments[1], &size) : NULL;
     char verb[8], line[128];
     if (!bytes || npy_read(arguments[3], &input)) return 2;
+    entry = arguments[2];
     while (fgets(line, sizeof line, stdin)) {
         int full, runs;
         size_t n;
         unsigned mask = 0;
         if (sscanf(line, "%7s %d %d %zu %u", verb, &full, &runs, &n, &mask) < 4) return 2;
-        const char *entry = runs ? arguments[2] : NULL;
         if (!strcmp(verb, "flip")) {
             bytes[n] ^= (unsigned char)mask;
-            try(bytes, size, full, entry);
+            try(bytes, size, full, runs);
             bytes[n] ^= (unsigned char)mask;
         } else {
             unsigned char *other = malloc(n ? n : 1);
             if (strcmp(verb, "take")) memcpy(other, bytes, n);
             else if (fread(other, 1, n, stdin) != n) return 2;
-            try(other, n, full, entry);
+            try(other, n, full, runs);
             free(other);
         }
     }

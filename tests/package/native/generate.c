@@ -1,7 +1,7 @@
 /* Greedy decoding with a package of two entries that share a cache: prefill(ids[1, T]) and decode(ids[1, 1], position[1]), which
- * give the next token and its scores. Tokens go to stdout, the last scores to scores.npy:
+ * give the next token and its scores. Tokens go to stdout, the last scores to scores.npy. The target is the CPU's, if none is named:
  *
- *     ./generate gpt.vtc ids.npy 20 */
+ *     ./generate gpt.vtc ids.npy 20 cuda */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -29,11 +29,12 @@ static int generate(vtc_package *package, vtc_tensor *ids, int steps) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 4) return 2;
+    if (count != 4 && count != 5) return 2;
     vtc_package *package;
+    const vtc_options options = {.target = count == 5 ? arguments[4] : NULL};
     vtc_tensor ids;
     if (npy_read(arguments[2], &ids)) return 2;
-    int status = vtc_open(arguments[1], NULL, &package) || generate(package, &ids, atoi(arguments[3]));
+    int status = vtc_open(arguments[1], &options, &package) || generate(package, &ids, atoi(arguments[3]));
     if (status) fprintf(stderr, "%s\n", vtc_error(package));
     vtc_close(package);
     free(ids.data);

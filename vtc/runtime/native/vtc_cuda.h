@@ -11,7 +11,20 @@
 #ifndef VTC_CUDA_H
 #define VTC_CUDA_H
 
-enum { VTC_OLDEST_DRIVER = 12000, VTC_GRAPHS = 32, VTC_WARP = 32, VTC_STATIC_SHARED = 48 << 10, VTC_CU_OUT_OF_MEMORY = 2 };
+enum { VTC_OLDEST_DRIVER = 12000, VTC_GRAPHS = 32, VTC_WARP = 32, VTC_STATIC_SHARED = 48 << 10, VTC_SPECIFIC = 90 };
+
+/* As in cuda.h. */
+enum {
+    VTC_CUDA_ERROR_OUT_OF_MEMORY = 2,
+    VTC_CU_MEMORYTYPE_UNIFIED = 4,
+    VTC_CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
+    VTC_CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
+    VTC_CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
+    VTC_CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
+    VTC_CU_MEMHOSTALLOC_PORTABLE = 1,
+    VTC_CU_MEMHOSTALLOC_DEVICEMAP = 2,
+    VTC_CU_EVENT_DISABLE_TIMING = 2
+};
 
 /* As in cuda.h: CUDA_KERNEL_NODE_PARAMS_v2 and CUDA_MEMCPY3D_v2. */
 typedef struct vtc_kernel_params {
@@ -114,11 +127,13 @@ typedef struct vtc_replay {
     void **params; /* the address of each word */
     int64_t node_count, site_count, word_count, slots, table_words;
     int64_t numbers, tables, arena; /* where these begin in the arena, and its bytes */
+    uint64_t number;
     void *graph, *executable;
 } vtc_replay;
 
 typedef struct vtc_stream_state {
     vtc_replay *replays; /* the last used first */
+    uint64_t made, held; /* how many there were; the number of the last one that had the arena: only its tables are there */
     volatile int32_t *cells;
 } vtc_stream_state;
 
@@ -126,7 +141,7 @@ static void vtc_cu(vtc_fault *f, const vtc_cuda *g, int code, const char *what) 
     const char *name = NULL, *words = NULL;
     if (!code) return;
     g->name(code, &name), g->words(code, &words);
-    vtc_fail(f, code == VTC_CU_OUT_OF_MEMORY ? VTC_OUT_OF_MEMORY : VTC_DEVICE_ERROR, "%s: %s (CUDA error %d)%s%s", what, name ? name : "failed", code, words ? ": " : "", words ? words : "");
+    vtc_fail(f, code == VTC_CUDA_ERROR_OUT_OF_MEMORY ? VTC_OUT_OF_MEMORY : VTC_DEVICE_ERROR, "%s: %s (CUDA error %d)%s%s", what, name ? name : "failed", code, words ? ": " : "", words ? words : "");
 }
 
 /* ---- the device ---- */
@@ -158,18 +173,22 @@ static int vtc_find_gpu(vtc_cuda *g, int number, const char **why) {
     *why = vtc_load_driver(g);
     if (*why) return 0;
     if (g->count(&count) || number < 0 || number >= count || g->device(&g->number, number)) return *why = count > 0 ? "a GPU of that number, found none" : "an NVIDIA GPU, found none", 0;
-    if (g->attribute(&major, 75, g->number) || g->attribute(&minor, 76, g->number) || g->attribute(&g->shared, 97, g->number)) return *why = "a working GPU, found one that does not answer", 0;
+    if (g->attribute(&major, VTC_CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, g->number) || g->attribute(&minor, VTC_CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, g->number) ||
+        g->attribute(&g->shared, VTC_CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, g->number))
+        return *why = "a working GPU, found one that does not answer", 0;
     return 10 * major + minor;
 }
 
-/* The target whose kernels run on a GPU: its own, or the last before it of the same major version. */
+/* The target whose kernels run on a GPU: its own, or the last before it of the same major version. From 9.0 on kernels are for one
+ * architecture (sm_90a). */
 static int vtc_best_arch(const vtc_json *targets, int capability) {
     int best = 0;
     for (const vtc_json *i = targets->items; i; i = i->next) {
         char *end;
         if (i->kind != VTC_TEXT || strncmp(i->text, "sm_", 3)) continue;
         const long arch = strtol(i->text + 3, &end, 10);
-        if (*end || arch / 10 != capability / 10 || arch > capability || arch < best) continue;
+        const int older = arch < capability && capability < VTC_SPECIFIC && arch / 10 == capability / 10;
+        if (*end || (arch != capability && !older) || arch < best) continue;
         best = (int)arch;
     }
     return best;
@@ -335,7 +354,7 @@ static void vtc_link_kernel(vtc_fault *f, vtc_package *p, vtc_code_of *k, const 
     /* Modules are read to where they say they end: they are ELF files, whose hash was right. */
     if (k->cubin->size < 64) vtc_fail(f, VTC_BAD_PACKAGE, "%s: expected a kernel, got %" PRIu64 " bytes", k->cubin->name, k->cubin->size);
     vtc_cu(f, g, g->function(&k->function, vtc_module_of(f, p, k->cubin), k->symbol), k->symbol);
-    if (k->shared > VTC_STATIC_SHARED) vtc_cu(f, g, g->set_attribute(k->function, 8 /* MAX_DYNAMIC_SHARED_SIZE_BYTES */, (int)k->shared), k->symbol);
+    if (k->shared > VTC_STATIC_SHARED) vtc_cu(f, g, g->set_attribute(k->function, VTC_CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)k->shared), k->symbol);
 }
 
 typedef struct vtc_linked {
@@ -353,6 +372,9 @@ static void vtc_link_kernels(vtc_fault *f, vtc_package *p, void *what) {
 }
 
 static void vtc_link_cuda(vtc_fault *f, vtc_package *p, vtc_plan *n, const vtc_json *plan) {
+    for (const vtc_step *s = n->steps; s < n->steps + n->step_count; ++s)
+        if (s->kind != 'k' && s->kind != 'c')
+            vtc_fail(f, VTC_NO_TARGET, "plan %s: expected launches and copies for %s, got a loop or a branch, which runs here on the CPU alone%s%s", n->name, p->target, *s->note ? "\n  at " : "", s->note);
     vtc_linked l = {n, vtc_get(f, n->name, plan, "kernels", VTC_OBJECT)};
     vtc_on_gpu(f, p, vtc_link_kernels, &l);
 }
@@ -421,9 +443,9 @@ static void vtc_add_node(vtc_layout *l, const vtc_step *s) {
     if (s->kernel ? !vtc_blocks(l, s, node) : !(node->bytes = vtc_size_at(l->fault, &s->bytes, dims))) return;
     const int table = s->kernel && s->kernel->table;
     if (table) node->table = r->table_words;
+    vtc_check_args(l->fault, l->plan, s, dims);
     for (int64_t i = 0; i < s->arg_count; ++i) {
         const vtc_ref *ref = s->args + i;
-        vtc_check_ref(l->fault, l->plan, ref, s->kernel ? NULL : &s->bytes, dims);
         const int64_t add = ref->kind == 'a' ? vtc_size_at(l->fault, &ref->offset, dims) : 0;
         /* The words of tables come first, so those of nodes are numbered from their end on. */
         vtc_add_site(r, vtc_slot_of(l->plan, ref), table ? r->table_words++ : r->word_count++, add, table ? -1 : k);
@@ -498,7 +520,7 @@ static vtc_kernel_params vtc_params_of(const vtc_replay *r, const vtc_node *n) {
 static vtc_copy_params vtc_copy_of(const vtc_replay *r, const vtc_node *n) {
     vtc_copy_params p;
     memset(&p, 0, sizeof p);
-    p.source.type = p.target.type = 4; /* CU_MEMORYTYPE_UNIFIED */
+    p.source.type = p.target.type = VTC_CU_MEMORYTYPE_UNIFIED;
     p.target.device = r->words[n->word], p.source.device = r->words[n->word + 1];
     p.width = (size_t)n->bytes, p.height = p.depth = 1;
     return p;
@@ -595,7 +617,8 @@ static void vtc_play(vtc_fault *f, vtc_call *c, vtc_replay *r) {
     const vtc_cuda *g = c->package->cuda;
     const vtc_instance *i = c->instance;
     const uint64_t arena = (uint64_t)(uintptr_t)i->arena;
-    int tables = !r->executable && r->table_words, code = 0;
+    int tables = i->cuda->held != r->number && r->table_words, code = 0;
+    i->cuda->held = r->number;
     const int64_t queued = vtc_update(r, i->table, &tables);
     if (!r->executable) {
         for (int64_t k = 0; k < r->node_count; ++k) r->nodes[k].changed = 0;
@@ -644,7 +667,7 @@ static void vtc_prepare(vtc_fault *f, vtc_call *c) {
     if (!s) vtc_fail(f, VTC_OUT_OF_MEMORY, "%s: expected memory for a call, got none", c->entry->name);
     i->cuda = s;
     if (!cells) return;
-    const int code = c->package->cuda->allocate_pinned(&pinned, (size_t)(VTC_CELL * cells), 3 /* PORTABLE | DEVICEMAP */);
+    const int code = c->package->cuda->allocate_pinned(&pinned, (size_t)(VTC_CELL * cells), VTC_CU_MEMHOSTALLOC_PORTABLE | VTC_CU_MEMHOSTALLOC_DEVICEMAP);
     if (code) i->cuda = NULL, free(s);
     vtc_cu(f, c->package->cuda, code, "cuMemHostAlloc");
     memset(pinned, 0, (size_t)(VTC_CELL * cells));
@@ -670,6 +693,7 @@ static vtc_replay *vtc_replay_of(vtc_fault *f, vtc_call *c) {
     vtc_replay *made = calloc(1, sizeof *made);
     if (!made) vtc_fail(f, VTC_OUT_OF_MEMORY, "%s: expected memory for a graph, got none", c->entry->name);
     c->making = made; /* freed with the call, should it fail */
+    made->number = ++s->made;
     vtc_lay_out(f, c, made);
     return made;
 }
@@ -679,7 +703,7 @@ static void vtc_room(vtc_fault *f, vtc_call *c, int64_t bytes) {
     vtc_instance *i = c->instance;
     if ((size_t)bytes > i->arena_bytes) {
         if (i->arena) vtc_free_device(p, i->arena, i->arena_bytes, c->stream); /* first: both need not fit */
-        i->arena_bytes = 0;
+        i->arena_bytes = 0, i->cuda->held = 0;
         i->arena = vtc_allocate_device(p, (size_t)bytes, c->stream);
         if (!i->arena) vtc_fail(f, VTC_OUT_OF_MEMORY, "%s: expected %" PRId64 " bytes of device memory to work in, got none", c->entry->name, bytes);
         i->arena_bytes = (size_t)bytes;
@@ -716,7 +740,7 @@ static void vtc_launch(vtc_fault *f, vtc_call *c) {
 static void vtc_move(vtc_fault *f, vtc_package *p, vtc_instance *i, void *stream) {
     const vtc_cuda *g = p->cuda;
     void *event;
-    vtc_cu(f, g, g->event(&event, 2 /* DISABLE_TIMING */), "cuEventCreate");
+    vtc_cu(f, g, g->event(&event, VTC_CU_EVENT_DISABLE_TIMING), "cuEventCreate");
     int code = g->record(event, i->stream);
     if (!code) code = g->wait_event(stream, event, 0);
     g->free_event(event);

@@ -136,7 +136,7 @@ static uint32_t vtc_crc32(const unsigned char *p, size_t size) {
 
 /* ---- JSON ---- */
 
-enum { VTC_DEPTH = 128, VTC_MOST_VALUES = 1 << 22, VTC_MOST_UNSORTED = 256 };
+enum { VTC_DEPTH = 288, VTC_MOST_VALUES = 1 << 22, VTC_MOST_UNSORTED = 256 };
 
 typedef enum vtc_kind { VTC_NULL, VTC_TRUTH, VTC_WHOLE, VTC_REAL, VTC_TEXT, VTC_LIST, VTC_OBJECT } vtc_kind;
 
@@ -327,9 +327,21 @@ static vtc_json *vtc_parse(vtc_fault *f, vtc_zone *zone, const char *what, const
     return v;
 }
 
+/* At most 80 bytes of a value, on one line. */
+static void vtc_shorten(char out[84], const vtc_json *v) {
+    size_t n = 0;
+    for (const char *c = v->from; c < v->to && n < 81; ++c) {
+        const int folded = *c == '\n' || *c == '\r' || *c == '\t' || (*c == ' ' && n && out[n - 1] == ' ');
+        if (!folded) out[n++] = *c;
+    }
+    if (n > 80) memcpy(out + 77, "...", 3), n = 80;
+    out[n] = 0;
+}
+
 static _Noreturn void vtc_wrong(vtc_fault *f, const char *what, const char *expected, const vtc_json *got) {
-    const int n = got ? (int)(got->to - got->from) : 7;
-    vtc_fail(f, VTC_BAD_PACKAGE, "%s: expected %s, got %.*s%s", what, expected, n > 80 ? 77 : n, got ? got->from : "nothing", n > 80 ? "..." : "");
+    char shown[84] = "nothing";
+    if (got) vtc_shorten(shown, got);
+    vtc_fail(f, VTC_BAD_PACKAGE, "%s: expected %s, got %s", what, expected, shown);
 }
 
 static const vtc_json *vtc_expect(vtc_fault *f, const char *what, const vtc_json *v, vtc_kind kind) {

@@ -2,7 +2,9 @@
  * declares is visible outside.
  *
  * vtc_read.h      failures, memory, JSON, SHA-256, sizes
- * vtc_package.h   the file, its members, weights, entries, plans
+ * vtc_package.h   the file, its members, weights
+ * vtc_plan.h      plans, and the steps that they are of
+ * vtc_entry.h     entries, and their plans
  * vtc_cpu.h       libraries and threads
  * vtc_call.h      a call: what it takes and gives, on any device
  * vtc_cuda.h      the NVIDIA driver, and plans as CUDA graphs
@@ -37,6 +39,8 @@
 
 #include "vtc_read.h"
 #include "vtc_package.h"
+#include "vtc_plan.h"
+#include "vtc_entry.h"
 #include "vtc_cpu.h"
 #include "vtc_call.h"
 #include "vtc_cuda.h"
@@ -85,8 +89,9 @@ static int vtc_has_target(const vtc_json *targets, const char *name) {
 }
 
 static _Noreturn void vtc_no_target(vtc_fault *f, const vtc_json *targets, const char *here) {
-    vtc_fail(f, VTC_NO_TARGET, "expected a target that runs here (%.200s), got a package for %.*s; export it again with targets=[...] to add one", here,
-             (int)(targets->to - targets->from > 200 ? 200 : targets->to - targets->from), targets->from);
+    vtc_words w = {""};
+    for (const vtc_json *i = targets->items; i; i = i->next) vtc_add(&w, "%s%s", *w.text ? ", " : "", i->kind == VTC_TEXT ? i->text : "?");
+    vtc_fail(f, VTC_NO_TARGET, "expected a target that runs here (%.200s), got a package for %s; export it again with targets=[...] to add one", here, *w.text ? w.text : "none");
 }
 
 /* The best of the CPU's targets, or the one that was asked for; `here` gets what could run. */

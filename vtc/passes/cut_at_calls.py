@@ -1,10 +1,10 @@
 """Cut a program at the calls of libraries.
 
 Between the calls of ops that no kernel computes (:class:`~vtc.ir.ops.vendor.Vendor`) are programs
-that are compiled as any other. A piece is as large as can be: it has all that needs no result of a
-later call::
+that are compiled as any other. Such a stretch is as large as can be: it has all that needs no
+result of a later call::
 
-    a @ a.T -> cholesky -> (solve, sum)          # piece, call, piece
+    a @ a.T -> cholesky -> (solve, sum)          # stretch, call, stretch
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Compile = Callable[[Program], Run]
 
 @final
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Stretch:
     """A program between calls, the values it is given, and those it makes."""
 
     program: Program
@@ -49,26 +49,26 @@ def calls_of(program: Program) -> tuple[Node, ...]:
     return tuple(n for n in program.entry.nodes if isinstance(n.op, Vendor))
 
 
-def pieces(program: Program) -> list[Piece | Call]:
+def cut_at_calls(program: Program) -> list[Stretch | Call]:
     """What computes ``program``, in order."""
     level = _levels(program)
-    found: list[Piece | Call] = []
+    found: list[Stretch | Call] = []
     for k in range(max(level.values(), default=0) + 1):
-        piece = _piece(program, level, k)
-        found += [piece] if piece.outputs else []
+        stretch = _stretch(program, level, k)
+        found += [stretch] if stretch.outputs else []
         found += [Call(n) for n in calls_of(program) if level[n] == k]
     return found
 
 
 def _levels(program: Program) -> dict[Node, int]:
-    """The piece in which each value is computed; a call comes after the piece of its number."""
+    """The stretch in which each value is computed; a call comes after that of its number."""
     level = dict.fromkeys(program.entry.params, 0)
     for n in program.entry.nodes:
         level[n] = max((level[i] + isinstance(i.op, Vendor) for i in n.inputs), default=0)
     return level
 
 
-def _piece(program: Program, level: dict[Node, int], k: int) -> Piece:
+def _stretch(program: Program, level: dict[Node, int], k: int) -> Stretch:
     entry = program.entry
     mine = [n for n in entry.nodes if level[n] == k and not _is_call(n)]
     inside, wanted = set(mine), {o for o in entry.outputs if isinstance(o.type, TensorType)}
@@ -88,7 +88,7 @@ def _piece(program: Program, level: dict[Node, int], k: int) -> Piece:
     bound = _bound(inputs)
     dims = tuple(d for d in program.dims if d.name in bound)
     made = replace(program.with_entry(graph), dims=dims, facts=facts)
-    return Piece(made, tuple(inputs), outputs)
+    return Stretch(made, tuple(inputs), outputs)
 
 
 def _is_call(n: Node) -> bool:
@@ -129,8 +129,8 @@ def _bound(nodes: Sequence[Node]) -> set[str]:
 
 
 @final
-class Pieces:
-    """Runs a program piece by piece.
+class Stretches:
+    """Runs a program stretch by stretch, with the calls between.
 
     ``down`` gives an array in the memory of the host, ``up`` takes one to the device (a copy on the
     CPU too), and ``write`` makes the elements of its first argument those of its second.
@@ -139,14 +139,15 @@ class Pieces:
     def __init__(
         self,
         program: Program,
-        compile_piece: Compile,
+        compile_stretch: Compile,
         down: Callable[[Array], Array],
         up: Callable[[Array], Array],
         write: Callable[[Array, Array], None],
     ) -> None:
         self._program = program
         self._steps = [
-            (s, compile_piece(s.program) if isinstance(s, Piece) else None) for s in pieces(program)
+            (s, compile_stretch(s.program) if isinstance(s, Stretch) else None)
+            for s in cut_at_calls(program)
         ]
         self._down, self._up, self._write = down, up, write
 
@@ -156,7 +157,7 @@ class Pieces:
         values: dict[Node, Any] = dict(zip(entry.params, inputs, strict=True))
         sizes = bind(entry.params, [a.shape for a in inputs])
         for step, run in self._steps:
-            if isinstance(step, Piece):
+            if isinstance(step, Stretch):
                 assert run is not None
                 made = run([values[i] for i in step.inputs])
                 values.update(zip(step.outputs, made, strict=True))
