@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from vtc.frontend import autocast, autograd, capture, concrete, shortcut, tensor
+from vtc.frontend import autocast, autograd, capture, concrete, pickles, shortcut, tensor
 
-__all__ = ["autocast", "autograd", "capture", "concrete", "shortcut", "tensor"]
+__all__ = ["autocast", "autograd", "capture", "concrete", "pickles", "shortcut", "tensor"]

@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any, final
 
 from vtc.frontend import dispatch
-from vtc.frontend.autograd import BUILDER, Saved, restore
 from vtc.frontend.dispatch import state
 from vtc.frontend.functions.rearrange import stack
+from vtc.frontend.tape import BUILDER, Saved, restore
 from vtc.frontend.tensor import Tensor
 from vtc.ir.dims import Size
 from vtc.ir.graph import Graph, Node, rebuild

@@ -1,181 +1,36 @@
-"""Eager differentiation: a tape of records, and the reverse sweep over it.
+"""Eager differentiation: records while eager code runs, and what is asked of them.
 
-A record keeps its inputs as they were, with the version of their storage. A gradient rule that
-reads a value whose version has moved raises VersionError; one that never reads it is content.
 Views recompute their record from their base after a differentiable write, so a write through a
-view is differentiated too.
+view is differentiated too. The tape is in :mod:`~vtc.frontend.tape`, the way back in
+:mod:`~vtc.frontend.sweep`.
 """
 
 from __future__ import annotations
 
-import itertools
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+import weakref
+from collections.abc import Callable, Sequence
 
-from vtc.errors import GradientError, VersionError
-from vtc.frontend import dispatch
+from vtc.errors import GradientError
+from vtc.frontend import dispatch, hooks
 from vtc.frontend.dispatch import Rest, Result, state
+from vtc.frontend.grad_fn import Next, eager_fn
+from vtc.frontend.hooks import Gradients, Group
 from vtc.frontend.source import located, user_loc
-from vtc.frontend.tensor import Storage, Tensor, concrete_tensor, concrete_type, write_through
-from vtc.ir.graph import Loc
-from vtc.ir.op import Builder, Op
+from vtc.frontend.sweep import Sweep, free, leaves_below, tape_below
+from vtc.frontend.tape import BUILDER, Differentiable, Move, Record, Saved, running
+from vtc.frontend.tensor import Tensor, concrete_type, write_through
+from vtc.ir.op import Op
 from vtc.ir.ops.control import Item, StopGradient
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.view import Reshape
-from vtc.ir.reverse import Entry, reverse
-from vtc.ir.types import Array, TupleType, Type
-from vtc.runtime.device import Device
-
-if TYPE_CHECKING:
-    from vtc.ir.op import Needs
-
-_sequence = itertools.count()
-
-
-class Differentiable(Protocol):
-    """What a record needs of its op: an :class:`~vtc.ir.op.Op`, or a compiled function."""
-
-    def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Any]:
-        """The cotangents of the inputs."""
-
-
-class Segment(Protocol):
-    """A checkpointed segment of the tape: it forgets what its records saved, and can fill it in."""
-
-    @property
-    def outer(self) -> Segment | None:
-        """The segment this one lies in."""
-
-    @property
-    def forgotten(self) -> bool:
-        """Whether it must be filled before its records are read."""
-
-    def fill(self) -> None:
-        """Compute what the records saved again."""
-
-    def drop(self) -> None:
-        """Forget it."""
-
-
-@dataclass(eq=False, slots=True)
-class Saved:
-    """A value as it was when an op read or made it."""
-
-    type: Type
-    array: Array | None = None
-    storage: Storage | None = None
-    version: int = 0
-    record: Record | None = None
-    leaf: Tensor | None = None
-
-    @property
-    def key(self) -> object:
-        """What the reverse sweep calls this value."""
-        known = self.record if self.record is not None else self.leaf
-        return self if known is None else known
-
-
-@dataclass(eq=False, slots=True)
-class Record:
-    """One application of an op, on the tape."""
-
-    op: Any
-    inputs: tuple[Saved, ...]
-    out: Saved
-    index: int | None = None
-    loc: Loc | None = None
-    freed: bool = False
-    several: tuple[Tensor, ...] = ()
-    segment: Segment | None = None
-    order: int = field(default_factory=lambda: next(_sequence))
-
-    def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Any]:
-        """The cotangents of the inputs, each as it was when it was read."""
-        del inputs
-        read = tuple([Expr(BUILDER, s) for s in self.inputs])
-        found: Sequence[Any] = self.op.vjp(g, out, read, needs)
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class TensorBuilder:
-    """The Builder that runs tensors. A saved value becomes a tensor when it is first read."""
-
-    def apply(self, op: Op, *inputs: Any, hint: str = "") -> Any:
-        """``op`` on saved values and tensors."""
-        if isinstance(op, Item):
-            return inputs[0][op.index]
-        if not inputs:
-            return dispatch.create(op, running.device)
-        tensors = [restore(x) if isinstance(x, Saved) else x for x in inputs]
-        several = isinstance(op.infer(*(t.type for t in tensors)), TupleType)
-        return dispatch.apply_tuple(op, *tensors) if several else dispatch.apply(op, *tensors)
-
-    def type_of(self, value: Any) -> Type:
-        """The type of a saved value, a tensor, or a tuple of tensors."""
-        if isinstance(value, tuple):
-            return TupleType(tuple(v.type for v in value))
-        type: Type = value.type
-        return type
-
-
-BUILDER: Builder[Any] = TensorBuilder()
-
-
-def restore(saved: Saved) -> Tensor:
-    """The tensor that was saved. VersionError if it was written since."""
-    if saved.array is None:
-        raise located(
-            GradientError,
-            "backward a second time through the same graph: its saved values are freed;"
-            "\n       pass retain_graph=True to the first backward",
-        )
-    if saved.storage is not None and saved.storage.version != saved.version:
-        what = f", the output of {saved.record.op.name}" if saved.record is not None else ""
-        raise located(
-            VersionError,
-            f"a value needed for the gradient was changed in place: {saved.type}{what}, "
-            "is at version "
-            f"{saved.storage.version}, expected version {saved.version}",
-        )
-    if saved.leaf is not None:
-        return saved.leaf
-    x = concrete_tensor(saved.array, saved.storage)
-    x._record = saved.record
-    return x
-
-
-class _Running(threading.local):
-    def __init__(self) -> None:
-        self.segment: Any = None
-        self.body: Any = None
-        self.device: Device | None = None
-
-
-running = _Running()
-"""The checkpointed segment that runs on this thread, the body of a loop or a branch that does, and
-the device of its sweep.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A copy to another device, on the tape; ``device`` is where it came from."""
-
-    device: Device
-    name: str = "to"
-
-    def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Expr | None]:
-        """The gradient, moved back."""
-        value = restore(g.value) if isinstance(g.value, Saved) else g.value
-        return (Expr(BUILDER, value.to(self.device)),)
+from vtc.ir.types import TupleType
 
 
 class Engine:
     """Records while eager code runs; sweeps at ``backward``."""
+
+    def __init__(self) -> None:
+        self.retaining: dict[int, weakref.ref[Tensor]] = {}
 
     def rule(self, op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:
         """The dispatch rule: run, then record where a gradient may flow."""
@@ -297,152 +152,117 @@ class Engine:
         at._stamp = x._storage.writes if x._storage else 0
 
     def _alias(self, value: Tensor) -> Record | None:
-        if (record := self.record_of(value)) is not None or not value._requires:
-            return record
-        copy = dispatch.apply(Reshape(value.type.shape), value)
-        return self.record_of(copy)
+        """A record of what becomes ``value``: one of its own, since hooks belong to one of them."""
+        if not value.requires_grad:
+            return None
+        op = Reshape(value.type.shape)
+        record = Record(op, (self.save(value),), self._result(value), loc=user_loc())
+        self._collect(record)
+        return record
+
+    # gradients
 
     def backward(
-        self, x: Tensor, gradient: Tensor | None, *, retain_graph: bool, create_graph: bool
+        self,
+        roots: Sequence[Tensor],
+        seeds: Sequence[Tensor | None],
+        *,
+        retain_graph: bool,
+        create_graph: bool,
+        inputs: Sequence[Tensor] | None = None,
     ) -> None:
-        """Add gradients to the leaves below ``x``."""
-        tape = self.tape(x)
-        leaves = self._leaves(x, tape)
-        found = self.sweep(x, gradient, tape, leaves, create_graph=create_graph)
+        """Add the gradients of ``roots`` to ``.grad`` of the leaves below them, or of ``inputs``.
+
+        ``seeds`` are the gradients of ``roots``, None for 1.
+        """
+        for x in inputs or ():
+            if not x.is_leaf:
+                hooks.retain(x)
+        starts = self._keys("backward", roots)
+        tape = tape_below(starts)
+        wrt = leaves_below(tape, starts) if inputs is None else self._keys("backward", inputs)
+        Sweep(tape, wrt, self._retaining(), create_graph=create_graph, adds=True).run(
+            starts, roots, seeds
+        )
         if not (retain_graph or create_graph):
-            self.free(tape)
-        taken = {id(gradient._storage)} if gradient is not None else set()
-        for leaf, g in found.items():
-            assert isinstance(leaf, Tensor)
-            old = leaf._grad
-            if old is None:
-                leaf._grad = g.clone() if id(g._storage) in taken else g
-                taken.add(id(g._storage))
-            elif create_graph or old.requires_grad:
-                leaf._grad = old + g
-            else:
-                with dispatch.no_grad():
-                    dispatch.write(old, old + g)
+            free(tape)
+
+    def gradients(
+        self,
+        roots: Sequence[Tensor],
+        seeds: Sequence[Tensor | None],
+        wrt: Sequence[Tensor],
+        *,
+        retain_graph: bool,
+        create_graph: bool,
+    ) -> list[Tensor | None]:
+        """The gradients of ``roots`` with respect to ``wrt``, None for those they do not depend on.
+
+        GradientError if nothing depends on anything that requires grad.
+        """
+        starts = self._keys("grad", roots)
+        tape = tape_below(starts)
+        keys = [self.key_of(x) for x in wrt]
+        sweep = Sweep(tape, keys, self._retaining(), create_graph=create_graph, adds=False)
+        found = sweep.run(starts, roots, seeds)
+        if not (retain_graph or create_graph):
+            free(tape)
+        return [found.get(k) for k in keys]
 
     def leaves_of(self, x: Tensor) -> list[Tensor]:
         """The leaves that gradients of ``x`` reach."""
-        return self._leaves(x, self.tape(x)) if x.requires_grad else []
+        if not x.requires_grad:
+            return []
+        start = [self.key_of(x)]
+        return leaves_below(tape_below(start), start)
 
-    def _leaves(self, x: Tensor, tape: Sequence[Record]) -> list[Tensor]:
-        found = {s.leaf: None for r in tape for s in r.inputs if s.leaf is not None}
-        return [*found, *([x] if x._requires and self.record_of(x) is None else [])]
-
-    def tape(self, x: Tensor) -> list[Record]:
-        """The records below ``x``, in execution order."""
+    def key_of(self, x: Tensor) -> Record | Tensor:
+        """What a sweep calls ``x``: its record, or the leaf itself."""
         record = self.record_of(x)
-        if record is None and not x._requires:
-            raise located(
-                GradientError, f"backward: {x.type} does not depend on anything that requires grad"
-            )
-        found: dict[Record, None] = {}
-        queue = [record] if record is not None else []
-        while queue:
-            r = queue.pop()
-            if r in found:
-                continue
-            if r.freed:
-                restore(Saved(r.out.type))
-            found[r] = None
-            queue += [s.record for s in r.inputs if s.record is not None]
-        return sorted(found, key=lambda r: r.order)
+        return x if record is None else record
 
-    def sweep(
-        self,
-        x: Tensor,
-        gradient: Tensor | None,
-        tape: Sequence[Record],
-        wrt: Any,
-        *,
-        create_graph: bool,
-    ) -> dict[Any, Tensor]:
-        """The cotangents of ``wrt`` (leaves or records)."""
-        if gradient is None and x.type.shape != ():
-            raise located(
-                GradientError, f"backward: expected a scalar, or a gradient argument, got {x.type}"
-            )
-        if gradient is not None and gradient.type != x.type:
-            raise located(
-                GradientError,
-                f"backward: expected a gradient of type {x.type}, got {gradient.type}",
-            )
-        values: dict[object, Any] = {s.key: s for r in tape for s in r.inputs}
-        values.update({r: r for r in tape})
-        opened = _Opened()
-        steps: Sequence[Any] = tape  # each record is the op that gives gradients of its own reads
-        entries: list[Entry[Any]] = [
-            Entry(r, r, tuple(s.key for s in r.inputs), r.index) for r in steps
-        ]
-        with dispatch.set_grad_enabled(create_graph), _creating_on(x.device):
-            seed = gradient
-            if seed is None:
-                seed = dispatch.constant(1.0, x.dtype, device=x.device)
-            record = self.record_of(x)
-            start: Any = x if record is None else record
-            found = reverse(
-                entries,
-                {start: Expr(BUILDER, seed)},
-                list(wrt),
-                lambda k: Expr(BUILDER, self._value(k, values)),
-                lambda e, _: opened.enter(e.output.segment),
-            )
-            dense = {k: self._dense(e.value) for k, e in found.items()}
-        opened.enter(None)
-        return dense
+    def _keys(self, name: str, xs: Sequence[Tensor]) -> list[Record | Tensor]:
+        keys = [self.key_of(x) for x in xs]
+        for x, key in zip(xs, keys, strict=True):
+            if key is x and not x._requires:
+                message = f"{x.type} does not depend on anything that requires grad"
+                raise located(GradientError, f"{name}: {message}")
+        return keys
 
-    def _value(self, key: Any, values: dict[object, Any]) -> Any:
-        value = values[key]
-        if not isinstance(value, Record):
-            return value
-        if value.several:
-            return value.several
-        out = value.out
-        return Saved(out.type, out.array, out.storage, out.version, value)
+    # hooks
 
-    def _dense(self, g: Any) -> Tensor:
-        return restore(g).clone() if isinstance(g, Saved) else g
+    def hook_owner(self, x: Tensor) -> tuple[object, str]:
+        """Who keeps the hooks on the gradient of ``x``, and under what name."""
+        record = self.record_of(x)
+        return (hooks.of(x), "before") if record is None else (record, "hooks")
 
-    def free(self, tape: Sequence[Record]) -> None:
-        """Drop what the records saved."""
-        for r in tape:
-            r.freed, r.segment = True, None
-            for s in r.inputs:
-                s.array = s.storage = None
+    def group(self, xs: Sequence[Tensor], call: Callable[[Gradients], Gradients]) -> None:
+        """Hand the gradients of ``xs``, which were just made, to ``call`` together."""
+        records = tuple([self.record_of(x) for x in xs])
+        made = Group(records, call)
+        for record in records:
+            if record is not None:
+                record.group = made
 
+    def retain(self, x: Tensor) -> None:
+        """Give ``x`` its ``.grad``, though it is no leaf."""
+        key = id(x)
+        self.retaining[key] = weakref.ref(x, lambda _: self.retaining.pop(key, None))
 
-@contextmanager
-def _creating_on(device: Device) -> Iterator[None]:
-    """Gradient rules make their constants there."""
-    before, running.device = running.device, device
-    try:
-        yield
-    finally:
-        running.device = before
+    def _retaining(self) -> dict[Record, list[Tensor]]:
+        """Who gets a ``.grad`` from which record, as things are now."""
+        found: dict[Record, list[Tensor]] = {}
+        for ref in list(self.retaining.values()):
+            x = ref()
+            record = None if x is None else self.record_of(x)
+            if x is not None and record is not None:
+                found.setdefault(record, []).append(x)
+        return found
 
-
-class _Opened:
-    """The checkpointed segments that a sweep is in, filled; those it leaves forget again."""
-
-    def __init__(self) -> None:
-        self.segments: list[Segment] = []
-
-    def enter(self, segment: Segment | None) -> None:
-        """The sweep reads a record of ``segment`` now."""
-        wanted: list[Segment] = []
-        while segment is not None:
-            wanted.insert(0, segment)
-            segment = segment.outer
-        while self.segments and self.segments != wanted[: len(self.segments)]:
-            self.segments.pop().drop()
-        for p in wanted[len(self.segments) :]:
-            if not p.forgotten:
-                return  # it runs still
-            p.fill()
-            self.segments.append(p)
+    def step_of(self, x: Tensor) -> Next:
+        """How ``x`` came to be (None for a leaf), and which result of that it is."""
+        record = self.record_of(x)
+        return (None, 0) if record is None else (eager_fn(record), record.index or 0)
 
 
 ENGINE = Engine()

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import abc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vtc.errors import CaptureError, GradientError
-from vtc.frontend import dispatch
+from vtc.frontend import dispatch, traced_gradient
 from vtc.frontend.borders import Borders
 from vtc.frontend.dispatch import Rest, Result, state
 from vtc.frontend.frames import Frames, reachable
+from vtc.frontend.grad_fn import Next, traced_step
+from vtc.frontend.hooks import Gradients
 from vtc.frontend.inputs import (
     Cell,
     GradSlot,
@@ -27,13 +29,13 @@ from vtc.frontend.inputs import (
     base_of,
     common_place,
     is_number_node,
-    place,
     same_view,
 )
 from vtc.frontend.naming import Names, Site, site
 from vtc.frontend.sizes import Sizes
 from vtc.frontend.source import located, user_loc
 from vtc.frontend.tensor import Tensor, concrete_type, write_through
+from vtc.frontend.watched import Watched
 from vtc.ir.graph import GraphBuilder, Node
 from vtc.ir.op import Op
 from vtc.ir.ops.control import Gradient, Item, StopGradient
@@ -56,6 +58,7 @@ class Capture(abc.ABC):
     sites: dict[Node, Site] = field(default_factory=dict)
     borders: Borders = field(default_factory=Borders)
     frames: Frames = field(default_factory=Frames)
+    watched: Watched = field(default_factory=Watched)
     notes: list[tuple[Any, ...]] | None = None  # to be printed; None where nothing can be
 
     def __post_init__(self) -> None:
@@ -365,64 +368,59 @@ class Capture(abc.ABC):
         return found
 
     def backward(
-        self, x: Tensor, gradient: Tensor | None, *, retain_graph: bool, create_graph: bool
+        self,
+        roots: Sequence[Tensor],
+        seeds: Sequence[Tensor | None],
+        *,
+        retain_graph: bool,
+        create_graph: bool,
+        inputs: Sequence[Tensor] | None = None,
     ) -> None:
-        """Record the gradient marker and accumulate ``.grad`` of the leaves."""
+        """Record gradient markers and accumulate ``.grad`` of the leaves, or of ``inputs``."""
         self.frames.refuse_backward()
-        node = self.node(x)
-        if not self.requires(x):
-            raise located(
-                GradientError, f"backward: {x.type} does not depend on anything that requires grad"
-            )
-        if node in self.consumed:
-            raise located(
-                GradientError,
-                "backward a second time through the same graph; pass retain_graph=True "
-                "to the first backward",
-            )
-        leaves, below = self.reachable(node)
-        if not (retain_graph or create_graph):
-            self.consumed |= below
-        grads = self.gradient(x, gradient, [n for n, _ in leaves], requires=create_graph)
-        for (_, leaf), g in zip(leaves, grads, strict=True):
-            old = self.get_grad(leaf)
-            if old is None or create_graph or self.requires(old):
-                self.set_grad(leaf, g if old is None else old + g)
-                continue
-            with dispatch.no_grad():
-                self.write(old, old + g)
+        traced_gradient.backward(
+            self, roots, seeds, inputs, consume=not (retain_graph or create_graph),
+            create_graph=create_graph,
+        )  # fmt: skip
 
-    def gradient(
-        self, y: Tensor, seed: Tensor | None, wrt: Sequence[Node], *, requires: bool = False
-    ) -> list[Tensor]:
-        """The marker over ``wrt``, and its items.
+    def gradients(
+        self,
+        roots: Sequence[Tensor],
+        seeds: Sequence[Tensor | None],
+        wrt: Sequence[Tensor],
+        *,
+        retain_graph: bool,
+        create_graph: bool,
+    ) -> list[Tensor | None]:
+        """Record gradient markers; the gradients of ``wrt``, None where there is none."""
+        del retain_graph
+        return traced_gradient.gradients(self, roots, seeds, wrt, create_graph=create_graph)
 
-        ``requires`` where gradients may be taken of them again.
-        """
-        type = y.type
-        if seed is None and type.shape != ():
-            raise located(
-                GradientError, f"backward: expected a scalar, or a gradient argument, got {type}"
-            )
-        if seed is not None and seed.type != type:
-            raise located(
-                GradientError, f"backward: expected a gradient of type {type}, got {seed.type}"
-            )
-        seeds = [] if seed is None else [self.node(seed)]
-        marker = self.apply(Gradient(seeded=seed is not None), self.node(y), *seeds, *wrt)
-        items = [self.apply(Item(i), marker, hint=f"d_{w.name}") for i, w in enumerate(wrt)]
-        places = [place(self.leaves.get(w, y)) for w in wrt]
-        return [
-            self.tensor(i, requires=requires, device=d) for i, d in zip(items, places, strict=True)
-        ]
+    def leaves_of(self, x: Tensor) -> list[Tensor]:
+        """The leaves that gradients of ``x`` reach."""
+        return [t for _, t in self.reachable(self.node(x))[0]] if self.requires(x) else []
 
     def reachable(self, node: Node) -> tuple[list[tuple[Node, Tensor]], set[Node]]:
         """The leaves below ``node``, in the order they came, and every node between."""
         return reachable(node, self.hot, self.leaves, self.current_leaf)
 
-    def leaves_of(self, x: Tensor) -> list[Tensor]:
-        """The leaves that gradients of ``x`` reach."""
-        return [t for _, t in self.reachable(self.node(x))[0]] if self.requires(x) else []
+    # hooks
+
+    def hook_owner(self, x: Tensor) -> tuple[object, str]:
+        """Who keeps the hooks on the gradient of ``x``, and under what name."""
+        return self.watched.owner(self, x)
+
+    def group(self, xs: Sequence[Tensor], call: Callable[[Gradients], Gradients]) -> None:
+        """Hand the gradients of ``xs``, which were just made, to ``call`` together."""
+        self.watched.join(self, xs, call)
+
+    def retain(self, x: Tensor) -> None:
+        """Give ``x`` its ``.grad``, though it is no leaf."""
+        self.watched.retain(self, x)
+
+    def step_of(self, x: Tensor) -> Next:
+        """How ``x`` came to be (None for a leaf), and which result of that it is."""
+        return (None, 0) if self.is_leaf(x) else traced_step(self.node(x), self.hot, self.leaves)
 
     def get_grad(self, x: Tensor) -> Tensor | None:
         """``.grad`` as the code has it now."""

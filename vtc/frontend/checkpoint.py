@@ -19,11 +19,12 @@ from typing import Any, final
 
 from vtc.errors import ArgumentError, GradientError, VersionError
 from vtc.frontend import dispatch
-from vtc.frontend.autograd import ENGINE, Record, Saved, restore, running
+from vtc.frontend.autograd import ENGINE
 from vtc.frontend.dispatch import state
 from vtc.frontend.functions.random import default_generator
 from vtc.frontend.inputs import layout
 from vtc.frontend.source import located
+from vtc.frontend.tape import Record, Saved, restore, running
 from vtc.frontend.tensor import MOMENTS, Storage, Tensor
 from vtc.frontend.tree import Form, flatten, unflatten
 from vtc.ir.op import Op

@@ -54,14 +54,52 @@ class Storages(Protocol):
         """``x`` after its elements became ``value``'s."""
 
 
-class Autograd(Protocol):
+class Gradients(Protocol):
+    """What differentiation supplies, eager or traced."""
+
+    def leaves_of(self, x: Tensor) -> list[Tensor]:
+        """The leaves that gradients of ``x`` reach."""
+
+    def backward(
+        self,
+        roots: Sequence[Tensor],
+        seeds: Sequence[Tensor | None],
+        *,
+        retain_graph: bool,
+        create_graph: bool,
+        inputs: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Accumulate the gradients of ``roots`` in the leaves, or in ``inputs``."""
+
+    def gradients(
+        self,
+        roots: Sequence[Tensor],
+        seeds: Sequence[Tensor | None],
+        wrt: Sequence[Tensor],
+        *,
+        retain_graph: bool,
+        create_graph: bool,
+    ) -> list[Tensor | None]:
+        """The gradients of ``roots`` with respect to ``wrt``, None where there is none."""
+
+    def hook_owner(self, x: Tensor) -> tuple[object, str]:
+        """Who keeps the hooks on the gradient of ``x``, and under what name."""
+
+    def group(self, xs: Sequence[Tensor], call: Callable[[Any], Any]) -> None:
+        """Hand the gradients of ``xs``, which were just made, to ``call`` together."""
+
+    def retain(self, x: Tensor) -> None:
+        """Give ``x`` its ``.grad``, though it is no leaf."""
+
+    def step_of(self, x: Tensor) -> tuple[Any, int]:
+        """How ``x`` came to be (None for a leaf), and which result of that it is."""
+
+
+class Autograd(Gradients, Protocol):
     """What eager differentiation supplies."""
 
     def record_of(self, x: Tensor) -> Any:
         """How ``x`` came to be, or None where no gradient flows through it."""
-
-    def leaves_of(self, x: Tensor) -> list[Tensor]:
-        """The leaves that gradients of ``x`` reach."""
 
     def viewed(self, x: Tensor) -> None:
         """``x`` was just cut from another tensor."""
@@ -71,11 +109,6 @@ class Autograd(Protocol):
 
     def written(self, x: Tensor, value: Tensor) -> None:
         """``x`` is about to become ``value``."""
-
-    def backward(
-        self, x: Tensor, gradient: Tensor | None, *, retain_graph: bool, create_graph: bool
-    ) -> None:
-        """Accumulate gradients in the leaves."""
 
 
 @dataclass(frozen=True)
@@ -135,19 +168,10 @@ def autograd() -> Autograd:
     return _table.autograd
 
 
-def leaves(x: Tensor) -> list[Tensor]:
-    """The leaves that gradients of ``x`` reach."""
-    engine = state.capture if state.capture is not None else autograd()
-    found: list[Tensor] = engine.leaves_of(x)
+def engine() -> Gradients:
+    """Who differentiates here: the trace that runs, by markers in its program, or else eagerly."""
+    found: Gradients = state.capture if state.capture is not None else autograd()
     return found
-
-
-def backward(x: Tensor, gradient: Tensor | None, *, retain_graph: bool, create_graph: bool) -> None:
-    """Accumulate gradients in the leaves, eagerly or as a marker in the program being traced."""
-    if state.capture is not None:
-        state.capture.backward(x, gradient, retain_graph=retain_graph, create_graph=create_graph)
-    else:
-        autograd().backward(x, gradient, retain_graph=retain_graph, create_graph=create_graph)
 
 
 def _compose(rules: Sequence[Rule]) -> Rest:
@@ -357,6 +381,14 @@ def enable_grad(fn: Callable[..., Any] | None = None) -> Any:
 def set_grad_enabled(mode: bool) -> _Switch:
     """Record for backward or not, from now on; as a context or a decorator, inside only."""
     return _Switch(mode, at_once=True)
+
+
+def inference_mode(mode: bool | Callable[..., Any] = True) -> Any:
+    """As ``no_grad``, by PyTorch's other name; with ``mode=False`` as ``enable_grad``.
+
+    What is made inside is a tensor like any other, and may be used in autograd afterwards.
+    """
+    return _Switch(not mode) if isinstance(mode, bool) else _Switch(False)(mode)
 
 
 def grad_enabled() -> bool:

@@ -12,12 +12,13 @@ from typing import Any, final
 
 from vtc.errors import CaptureError, GradientError
 from vtc.frontend import dispatch
-from vtc.frontend.autograd import ENGINE, running
+from vtc.frontend.autograd import ENGINE
 from vtc.frontend.dispatch import state
 from vtc.frontend.flow_values import Carried, Returned, returned
 from vtc.frontend.frames import NO_DRAWS, is_state, wrong_write
 from vtc.frontend.functions.rearrange import stack
 from vtc.frontend.source import located
+from vtc.frontend.tape import running
 from vtc.frontend.tensor import MOMENTS, Tensor
 from vtc.frontend.tree import flatten, unflatten
 from vtc.ir.dims import Size

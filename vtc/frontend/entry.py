@@ -16,9 +16,10 @@ import numpy as np
 from vtc.build import Built, compile_program, context_for, stage_program
 from vtc.errors import GradientError
 from vtc.frontend import dispatch
-from vtc.frontend.autograd import BUILDER, ENGINE, Saved, restore, running
+from vtc.frontend.autograd import ENGINE
 from vtc.frontend.inputs import KEPT, Source, base_of, layout
 from vtc.frontend.source import located
+from vtc.frontend.tape import BUILDER, Saved, restore, running
 from vtc.frontend.tensor import Tensor, array_of, concrete_tensor
 from vtc.frontend.trace import Given, Made, Part, Plain, Traced
 from vtc.frontend.tree import unflatten

@@ -31,6 +31,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vtc.frontend.dispatch import epoch
+from vtc.frontend.hooks import EVERYWHERE
 from vtc.frontend.parts import MISSING, PLAIN, SEQUENCES, Parts, parts_of, same
 from vtc.frontend.reads import Reads
 from vtc.frontend.tensor import Tensor
@@ -191,7 +192,7 @@ class Recorder:
                 if name in space or hasattr(builtins, name):
                     walk.bind(name, name, space, id(space))
         root = "" if isinstance(fn, FunctionType) else "self"
-        for name, value in ((root, fn), *arguments):
+        for name, value in ((root, fn), *arguments, ("hooks of all modules", vars(EVERYWHERE))):
             walk.queue.append((name, value))
         walk.run()
         self.codes.clear()

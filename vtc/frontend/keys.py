@@ -13,6 +13,7 @@ import numpy as np
 
 from vtc.errors import ArgumentError, CaptureError
 from vtc.frontend import dispatch
+from vtc.frontend.hooks import Hooks, hooks_of
 from vtc.frontend.inputs import base_of, layout
 from vtc.frontend.parts import PLAIN
 from vtc.frontend.source import located
@@ -45,11 +46,16 @@ class Kind:
     dense: bool
     """Row-major and aligned."""
     writeable: bool
+    hooks: tuple[Hooks, Hooks] = ((), ())
+    """Those of a leaf, before and after its gradient is added to ``.grad``."""
+    order: tuple[Any, ...] = ()
+    """Of one that is not dense: which of its dims lie as one, whatever their sizes are."""
 
     @property
     def general(self) -> tuple[Any, ...]:
         """What is the same for every size."""
-        return len(self.shape), self.dtype, self.requires, self.weak, self.device
+        facts = len(self.shape), self.dtype, self.requires, self.weak, self.device
+        return (*facts, self.hooks, self.order)
 
 
 Known = tuple[Array, bool, int, Kind]
@@ -75,9 +81,23 @@ def know(x: Tensor) -> Known:
     flags = array.flags
     dense = flags.c_contiguous and flags.aligned
     requires = x._requires or grows
-    kind = kind_of(array.shape, array.dtype, requires, x._weak, x.device, dense, flags.writeable)
+    facts = array.shape, array.dtype, requires, x._weak, x.device, dense, flags.writeable
+    if dense and x._hooks is None:
+        kind = kind_of(*facts)
+    else:
+        kind = kind_of(*facts, hooks_of(x), () if dense else _order(array))
     x._known = found = array, x._requires, address(array), kind
     return found
+
+
+def _order(array: Array) -> tuple[Any, ...]:
+    """Which dims are the rows of which, and the length of a step where a dim is of single elements
+    or repeated: what a reshape has to know.
+    """
+    steps = [s // array.itemsize for s in array.strides]
+    spans = [n * s for n, s in zip(array.shape, steps, strict=True)]
+    rows = [(a, b) for a, s in enumerate(steps) for b, n in enumerate(spans) if a != b and s == n]
+    return tuple(rows), tuple(s if s in (0, 1) else None for s in steps)
 
 
 def kind_of(*facts: Any) -> Kind:
@@ -155,7 +175,9 @@ def key_difference(old: Key, new: Key) -> str:
 def _key_word(key: Any) -> str:
     match key:
         case Kind():
-            return str(TensorType.of(np.empty(key.shape, key.dtype)))
+            count = sum(map(len, key.hooks))
+            hooks = f" with {count} hook{'s' * (count > 1)}" if count else ""
+            return f"{TensorType.of(np.empty(key.shape, key.dtype))}{hooks}"
         case (type() as kind, value):
             return f"{kind.__name__} {value!r}"
         case _:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import CellType, FrameType, GeneratorType, ModuleType
 
@@ -36,9 +38,23 @@ def refuse_leaks(capture: Capture) -> None:
         return
     gc.collect()
     alive = [t for t in capture.made if id(t) not in known]
-    for t in alive:
-        if (where := _holder(t, alive)) is not None:
-            raise _leak(t, capture.node(t), where)
+    with _thawed():
+        for t in alive:
+            if (where := _holder(t, alive)) is not None:
+                raise _leak(t, capture.node(t), where)
+
+
+@contextmanager
+def _thawed() -> Iterator[None]:
+    """Lets the search see what ``gc.freeze`` has hidden, as servers do before they fork."""
+    frozen = gc.get_freeze_count() > 0
+    if frozen:
+        gc.unfreeze()
+    try:
+        yield
+    finally:
+        if frozen:
+            gc.freeze()
 
 
 def _leak(x: Tensor, node: Node, where: str) -> LeakError:

@@ -17,10 +17,10 @@ from typing import Any, final
 from vtc.errors import ArgumentError, GradientError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.applied import Applier
-from vtc.frontend.autograd import Saved as Kept
-from vtc.frontend.autograd import restore, running
 from vtc.frontend.recorded import Recorded, Slot, applying, keep, kept, record
 from vtc.frontend.source import located
+from vtc.frontend.tape import Saved as Kept
+from vtc.frontend.tape import restore, running
 from vtc.frontend.tensor import Tensor
 from vtc.frontend.tree import Form, flatten, unflatten
 from vtc.ir.graph import Node

@@ -12,6 +12,7 @@ from types import CellType, EllipsisType, FunctionType, MethodType
 
 import numpy as np
 
+from vtc.frontend.hooks import hooks_of
 from vtc.frontend.tensor import Tensor
 from vtc.ir.dims import Dim
 from vtc.ir.types import DType, TensorType
@@ -72,10 +73,11 @@ def parts_of(value: object) -> Parts:
 
 def _tensor(x: Tensor) -> Parts:
     """What of a tensor met by closure is guarded; its elements are an input."""
-    names = ("requires_grad", "dtype", "shape")
+    names = ("requires_grad", "dtype", "shape", "hooks")
+    hooks = sum(hooks_of(x), ())
     if x._array is None:
-        return names, (x._requires, None, None)
-    return names, (x._requires, TensorType.of(x._array).dtype, x._array.shape)
+        return names, (x._requires, None, None, hooks)
+    return names, (x._requires, TensorType.of(x._array).dtype, x._array.shape, hooks)
 
 
 def _attributes(value: object) -> Parts:

@@ -19,14 +19,15 @@ from typing import Any, final
 from vtc.errors import CaptureError, GradientError
 from vtc.frontend import dispatch
 from vtc.frontend.applied import Applier
-from vtc.frontend.autograd import ENGINE, restore, running
-from vtc.frontend.autograd import Saved as Kept
+from vtc.frontend.autograd import ENGINE
 from vtc.frontend.capture import Capture
 from vtc.frontend.dispatch import state
 from vtc.frontend.inputs import Cell, GradSlot, Input, Source, place
 from vtc.frontend.leaks import refuse_leaks
 from vtc.frontend.sizes import Sizes
 from vtc.frontend.source import located, user_loc
+from vtc.frontend.tape import Saved as Kept
+from vtc.frontend.tape import restore, running
 from vtc.frontend.tensor import CPU, Tensor
 from vtc.frontend.tree import Form, flatten, unflatten
 from vtc.ir.graph import Graph, Node, Program
@@ -115,7 +116,13 @@ class Recording(Capture):
         return dispatch.constant(value, f32)
 
     def backward(
-        self, x: Tensor, gradient: Tensor | None, *, retain_graph: bool, create_graph: bool
+        self,
+        roots: Sequence[Tensor],
+        seeds: Sequence[Tensor | None],
+        *,
+        retain_graph: bool,
+        create_graph: bool,
+        inputs: Sequence[Tensor] | None = None,
     ) -> None:
         """GradientError: ``.grad`` of what would it be?"""
         raise _no_backward()
@@ -215,6 +222,8 @@ def record(fn: Callable[[list[Tensor]], Any], slots: Sequence[Slot]) -> Recorded
         leaves, form = flatten(fn(list(stand_ins)))
         found = tuple([recording.node(x) if isinstance(x, Tensor) else x for x in leaves])
         del leaves
+        recording.watched.refuse_unreached()
+        recording.watched.end()
         refuse_leaks(recording)
         changes = _changes(recording, stand_ins, params)
     outside = [i.source.tensor for i in recording.inputs]

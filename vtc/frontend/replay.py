@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from typing import Any, final
 
 from vtc.errors import RunError
-from vtc.frontend.autograd import running
 from vtc.frontend.dispatch import _process as process
 from vtc.frontend.dispatch import state
 from vtc.frontend.entry import Entry
 from vtc.frontend.keys import Kind, kind_of, know
 from vtc.frontend.parts import PLAIN
+from vtc.frontend.tape import running
 from vtc.frontend.tensor import Storage, Tensor, concrete_tensor
 from vtc.frontend.trace import Made, Plain, Traced
 from vtc.frontend.tree import unflatten

@@ -180,13 +180,13 @@ def _found(op: Elementwise, values: Sequence[Any]) -> _There | _Here | _Cast | N
         dtype = result_type(*values)
         dtype = floating(dtype) if op.promotion == "float" else dtype
         shape = common_shape(op.name, [x.type for x in tensors])
+        out = op.infer(*[TensorType(dtype, shape)] * len(values))
     except VtcError:
         return None
-    if dtype.kind not in op.kinds or any(x.device != device for x in tensors):
+    if any(x.device != device for x in tensors):
         return None
     if any(x.dtype is not dtype for x in tensors):
         return None if dtype.kind == "complex" else _Cast(op, dtype)
-    out = op.infer(*[TensorType(dtype, shape)] * len(values))
     kind = kind_of(out.shape, out.dtype.numpy, False, False, device, True, True)
     at = numbers[0] if numbers else None
     if device is CPU:

@@ -17,6 +17,8 @@ from vtc.errors import ArgumentError, CaptureError, DeviceError, GradientError, 
 from vtc.frontend import devices, dispatch, eager
 from vtc.frontend.dispatch import state
 from vtc.frontend.functions.methods import TensorMethods
+from vtc.frontend.gradient_methods import GradientMethods
+from vtc.frontend.hooks import TensorHooks
 from vtc.frontend.printing import show_array
 from vtc.frontend.sizes import SymInt
 from vtc.frontend.source import located
@@ -50,7 +52,7 @@ class Storage:
 
 
 @final
-class Tensor(TensorMethods):
+class Tensor(TensorMethods, GradientMethods):
     """A multi-dimensional array with a dtype, a device and, if asked, gradients."""
 
     __slots__ = (
@@ -58,6 +60,7 @@ class Tensor(TensorMethods):
         "_array",
         "_cell",
         "_grad",
+        "_hooks",
         "_kind",
         "_known",
         "_link",
@@ -83,6 +86,7 @@ class Tensor(TensorMethods):
         self._stamp = 0
         self._requires = False
         self._grad: Tensor | None = None
+        self._hooks: TensorHooks | None = None
         self._kind = ""
         self._weak = False
         self._known: Any = None  # what compiled calls ask of it: ``keys.Known``
@@ -163,27 +167,6 @@ class Tensor(TensorMethods):
     def requires_grad(self, value: bool) -> None:
         self.requires_grad_(value)
 
-    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Ask for gradients of this leaf.
-
-        GradientError for integers and for results of other tensors.
-        """
-        if requires_grad and not (self.dtype.is_floating_point or self.dtype.is_complex):
-            raise located(
-                GradientError, f"only floating-point tensors can require gradients, got {self.type}"
-            )
-        if state.capture is not None:
-            state.capture.set_requires(self, requires_grad)
-        else:
-            if not self.is_leaf:
-                raise located(
-                    GradientError, "requires_grad can only be changed on a leaf; use detach() first"
-                )
-            if requires_grad is not self._requires:
-                dispatch.bump_epoch()
-            self._requires = requires_grad
-        return self
-
     @property
     def is_leaf(self) -> bool:
         """Whether this was made by the user and not by a differentiable operation."""
@@ -192,46 +175,12 @@ class Tensor(TensorMethods):
         return dispatch.autograd().record_of(self) is None
 
     @property
-    def grad(self) -> Tensor | None:
-        """The accumulated gradient of a leaf, or None."""
-        if state.capture is not None:
-            got: Tensor | None = state.capture.get_grad(self)
-            return got
-        return self._grad
-
-    @grad.setter
-    def grad(self, value: Tensor | None) -> None:
-        if value is not None and not isinstance(value, Tensor):
-            raise located(
-                ArgumentError, f"grad: expected a Tensor or None, got {type(value).__name__}"
-            )
-        if value is not None and value.type != self.type:
-            raise located(TypeCheckError, f"grad: expected {self.type}, got {value.type}")
-        if state.capture is not None:
-            state.capture.set_grad(self, value)
-        else:
-            self._grad = value
-
-    @property
     def _version(self) -> int:
         if self._storage is not None:
             return self._storage.version
         return 0
 
     # gradients
-
-    def backward(
-        self,
-        gradient: Tensor | None = None,
-        *,
-        retain_graph: bool = False,
-        create_graph: bool = False,
-    ) -> None:
-        """Add the gradient of this scalar (or of ``gradient`` times it) to ``.grad`` of every leaf.
-
-        GradientError if nothing requires a gradient, or if backward already ran through this graph.
-        """
-        dispatch.backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
 
     def detach(self) -> Tensor:
         """The same memory without history."""
@@ -449,9 +398,9 @@ def _show(x: Tensor, array: Array) -> str:
         notes.append(f"dtype={x.dtype!r}")
     if x.device.type != "cpu":
         notes.append(f"device='{x.device}'")
-    record = dispatch.autograd().record_of(x)
-    if record is not None:
-        notes.append(f"grad_fn=<{type(record.op).__name__}Backward>")
+    made, _ = dispatch.autograd().step_of(x)
+    if made is not None:
+        notes.append(f"grad_fn={made}")
     elif x._requires:
         notes.append("requires_grad=True")
     shown = f"tensor({', '.join([text, *notes])})"

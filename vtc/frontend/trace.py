@@ -21,12 +21,11 @@ from vtc.frontend.notes import with_notes
 from vtc.frontend.sizes import SizeGuard, SymInt
 from vtc.frontend.source import located
 from vtc.frontend.tensor import CPU, Tensor
+from vtc.frontend.traced_gradient import from_outside
 from vtc.frontend.tree import Form, flatten, unflatten
 from vtc.ir.dims import Dim, Size, Sym
 from vtc.ir.graph import Fact, Graph, Node, Program
 from vtc.ir.op import Op
-from vtc.ir.ops.control import Gradient, Item
-from vtc.ir.ops.elementwise import Add
 from vtc.ir.ops.view import Reshape
 from vtc.ir.text import show_node
 from vtc.ir.types import TensorType
@@ -236,15 +235,17 @@ class _Trace:
         grads = self.gradient_writes(outputs)
         device = self.device(leaves)
         del result, leaves
+        wrt, tangents, gradients = self.gradients(parts, outputs)
+        self.capture.watched.end()
         refuse_leaks(self.capture)
         facts = self.facts(outputs)
-        wrt, tangents, gradients = self.gradients(parts, outputs)
         graph = Graph(
             self.request.name,
             (*(i.node for i in self.capture.inputs), *tangents),
             tuple(self.capture.builder.nodes),
             (*outputs, *gradients),
         )
+        self.capture.sizes.keep_positive(n.type for n in graph.nodes)
         graph = self.capture.final_names().rename(graph)
         graphs = (*self.capture.frames.graphs, graph)
         program = Program(graphs, self.request.dims, (*facts, *(Fact(),) * len(tangents)))
@@ -401,19 +402,16 @@ class _Trace:
         if not wrt:
             return (), [], []
         tangents = [self.capture.builder.param(f"d_{nodes[o].name}", nodes[o].type) for o in made]
-        total: list[Node] = []
-        for o, tangent in zip(made, tangents, strict=True):
-            marker = self.capture.apply(Gradient(seeded=True), nodes[o], tangent, *wrt)
-            items = [
-                self.capture.apply(Item(i), marker, hint=f"d_{w.name}") for i, w in enumerate(wrt)
-            ]
-            add = Add()
-            total = (
-                [self.capture.apply(add, a, b) for a, b in zip(total, items, strict=True)]
-                if total
-                else items
-            )
-        return tuple(owners[n] for n in wrt), tangents, total
+        before = {i.cell: i.cell.node for i in self.capture.inputs}
+        found = from_outside(self.capture, [nodes[o] for o in made], tangents, wrt)
+        for i in self.capture.inputs:
+            if i.cell.node is not before.get(i.cell, i.node):
+                raise located(
+                    CaptureError,
+                    f"a hook on a gradient writes {i.node.type} in place, but backward() is called "
+                    "outside the compiled function; call it inside, or register the hook outside",
+                )
+        return tuple(owners[n] for n in wrt), tangents, found
 
 
 def _met(node: Node) -> str:

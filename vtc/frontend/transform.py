@@ -15,8 +15,6 @@ from typing import Any
 
 from vtc.errors import GradientError
 from vtc.frontend import dispatch
-from vtc.frontend.autograd import ENGINE
-from vtc.frontend.dispatch import state
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.frontend.tree import flatten, unflatten
@@ -88,30 +86,19 @@ def autograd_grad(
     """
     if not isinstance(output, Tensor):
         raise located(GradientError, f"grad: expected a scalar tensor, got {type(output).__name__}")
-    if state.capture is not None:
-        if not state.capture.requires(output):
-            raise located(GradientError, f"grad: {output.type} does not depend on the inputs")
-        nodes = [state.capture.node(x) for x in inputs]
-        found: tuple[Tensor, ...] = tuple(
-            state.capture.gradient(output, grad_output, nodes, requires=create_graph)
-        )
-        return found
-    tape = ENGINE.tape(output) if output.requires_grad else []
-    records = [ENGINE.record_of(x) for x in inputs]
-    keys = [x if r is None else r for x, r in zip(inputs, records, strict=True)]
-    if not tape and not any(output is k for k in keys):
+    if not output.requires_grad:
         raise located(GradientError, f"grad: {output.type} does not depend on the inputs")
-    swept = ENGINE.sweep(output, grad_output, tape, keys, create_graph=create_graph)
-    if not (retain_graph or create_graph):
-        ENGINE.free(tape)
-    return tuple([swept[k] if k in swept else _zeros(x) for k, x in zip(keys, inputs, strict=True)])
+    found = dispatch.engine().gradients(
+        [output], [grad_output], inputs, retain_graph=retain_graph, create_graph=create_graph
+    )
+    return tuple([_zeros(x) if g is None else g for x, g in zip(inputs, found, strict=True)])
 
 
 def _continues(value: Any, fresh: Sequence[Tensor], args: Sequence[Any]) -> bool:
     """Whether someone outside may differentiate the gradients again."""
     if any(isinstance(x, Tensor) and x.requires_grad for x in flatten(args)[0]):
         return True
-    return any(all(leaf is not x for x in fresh) for leaf in dispatch.leaves(value))
+    return any(all(leaf is not x for x in fresh) for leaf in dispatch.engine().leaves_of(value))
 
 
 def _zeros(x: Tensor) -> Tensor:

@@ -24,19 +24,20 @@ import numpy as np
 from vtc.errors import ArgumentError, CaptureError
 from vtc.frontend import dispatch
 from vtc.frontend.dispatch import bump_epoch
+from vtc.frontend.hooks import Hook, Hooks, RemovableHandle, register
 from vtc.frontend.source import located, module_path, module_scope
 from vtc.frontend.tensor import Tensor
 from vtc.ir.types import DType, bf16, f16, f32, f64
-from vtc.nn.hooks import (
-    Hook,
-    Hooks,
-    RemovableHandle,
-    after_error,
-    after_forward,
-    before_forward,
-    register,
+from vtc.nn.hooks import HookedCall, has_hooks
+from vtc.nn.parameter import (
+    BUFFER,
+    TRANSIENT,
+    is_buffer,
+    is_lazy,
+    is_parameter,
+    mark,
+    materialize,
 )
-from vtc.nn.parameter import BUFFER, TRANSIENT, is_buffer, is_parameter, mark
 from vtc.runtime.device import Device
 
 
@@ -54,6 +55,8 @@ class Module:
     _name: str = ""
     _forward_pre_hooks: Hooks = ()
     _forward_hooks: Hooks = ()
+    _backward_pre_hooks: Hooks = ()
+    _backward_hooks: Hooks = ()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What calling the module computes."""
@@ -63,18 +66,9 @@ class Module:
         if dispatch.is_capturing() and not module_path():
             dispatch.state.capture.name_modules(self)  # this is the root: paths start here
         with module_scope(self._name):
-            if self._forward_pre_hooks or self._forward_hooks:
-                return self._hooked(args, kwargs)
+            if has_hooks(self):
+                return HookedCall(self, args, kwargs).run()
             return self.forward(*args, **kwargs)
-
-    def _hooked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        args, kwargs = before_forward(self, args, kwargs)
-        try:
-            out = self.forward(*args, **kwargs)
-        except Exception:
-            after_error(self, args, kwargs)
-            raise
-        return after_forward(self, args, kwargs, out)
 
     def register_forward_pre_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
@@ -100,6 +94,29 @@ class Module:
         """
         made = Hook(hook, with_kwargs, always_call)
         return register(self, "_forward_hooks", made, prepend=prepend)
+
+    def register_full_backward_pre_hook(
+        self, hook: Callable[..., Any], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(module, grad_output)`` when the gradients of all results are known.
+
+        ``grad_output`` is a tuple with one for each result, None where no gradient flows; a tuple
+        like it that the hook returns takes its place.
+        """
+        return register(self, "_backward_pre_hooks", Hook(hook), prepend=prepend)
+
+    def register_full_backward_hook(
+        self, hook: Callable[..., Any], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(module, grad_input, grad_output)`` when the gradients of all arguments are.
+
+        Both are tuples. ``grad_input`` has one for each positional argument that is a tensor, and
+        None for others; a tuple like it that the hook returns takes its place. If no argument
+        requires grad the hook is called with None for all of them, and may return nothing else.
+        The module has to return a tensor or a tuple; those among the results that are in other
+        containers are not watched.
+        """
+        return register(self, "_backward_hooks", Hook(hook), prepend=prepend)
 
     def __setattr__(self, name: str, value: Any) -> None:
         before: Any = self.__dict__.get(name)
@@ -266,7 +283,7 @@ class Module:
         """Copy the values of ``state_dict`` (tensors or arrays) into this module's, in place.
 
         ArgumentError names every missing and unexpected key (unless not ``strict``) and every value
-        whose shape is wrong; nothing is copied then.
+        whose shape is wrong; nothing is copied then. Lazy modules get the shapes of the values.
         """
         own = dict(self._state())
         missing = [k for k in own if k not in state_dict]
@@ -275,13 +292,15 @@ class Module:
         wrong = [
             f"{k}: expected {own[k].type}, got {v.type}"
             for k, v in values.items()
-            if v.type.shape != own[k].type.shape
+            if v.type.shape != own[k].type.shape and not is_lazy(own[k])
         ]
         _complain(
             type(self).__name__, missing if strict else [], unexpected if strict else [], wrong
         )
         with dispatch.no_grad():
             for key, value in values.items():
+                if is_lazy(own[key]):
+                    materialize(own[key], value.shape)
                 dispatch.write(own[key], value.detach().to(own[key].device, own[key].dtype))
         return IncompatibleKeys(missing, unexpected)
 

@@ -83,8 +83,7 @@ def _sweep(
     out = marker.expand(
         splice.nodes, inputs, lambda n: Expr(b, again.value(n)), enter, library=library
     )
-    wrt = inputs[2:] if marker.seeded else inputs[1:]
-    for w, g in zip(wrt, out, strict=True):
+    for w, g in zip(marker.wrt(inputs), out, strict=True):
         hints.setdefault(g.value, f"d_{w.name}")
     copies = splice.insert(b.nodes, hints, {})
     return [copies.get(g.value, g.value) for g in out]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast, final
+from typing import Any, TypeVar, cast, final
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from vtc.ir.ops.view import IndexMap
 from vtc.ir.reverse import Entry, reverse
 from vtc.ir.scalar import Index
 from vtc.ir.types import Array, TensorType, TupleType, Type
+
+T = TypeVar("T")
 
 
 @final
@@ -221,23 +223,34 @@ class Call(Control):
 @dataclass(frozen=True)
 class Gradient(Control):
     """``gradient(y, *wrt)``: the cotangents of ``wrt``, a tuple; with ``seeded``, ``gradient(y,
-    seed, *wrt)``.
+    seed, *wrt)``; with several ``roots``, ``gradient(y0, y1, seed0, seed1, *wrt)``.
 
-    What ``y`` does not depend on gets zeros. ``differentiate`` replaces the marker by the reverse
-    sweep.
+    What ``y`` does not depend on gets zeros. With ``cut``, nothing flows on through ``wrt``: what
+    lies below them is the business of another marker. ``differentiate`` replaces the marker by the
+    reverse sweep.
     """
 
     seeded: bool = False
+    roots: int = 1
+    cut: bool = False
 
     def infer(self, *inputs: Type) -> Type:
-        y, *rest = (tensor_type(self, i) for i in inputs)
-        if self.seeded:
-            seed, *rest = rest
-            self.check(seed == y, f"expected a seed of type {y}, got {seed}")
-        else:
-            self.check(y.shape == (), f"expected a scalar, got {y}")
-        self.check(y.dtype.kind == "float", f"expected a floating-point value, got {y}")
-        return TupleType(tuple(rest))
+        types = [tensor_type(self, i) for i in inputs]
+        wrt = self.wrt(types)
+        self.check(0 < self.roots <= len(types), f"expected {self.roots} roots")
+        seeds = types[self.roots : len(types) - len(wrt)]
+        for k, y in enumerate(types[: self.roots]):
+            if self.seeded:
+                seed = seeds[k] if k < len(seeds) else None
+                self.check(seed == y, f"expected a seed of type {y}, got {seed}")
+            else:
+                self.check(y.shape == (), f"expected a scalar, got {y}")
+            self.check(y.dtype.kind == "float", f"expected a floating-point value, got {y}")
+        return TupleType(tuple(wrt))
+
+    def wrt(self, inputs: Sequence[T]) -> Sequence[T]:
+        """Those of its operands that it takes the gradient with respect to."""
+        return inputs[self.roots * (2 if self.seeded else 1) :]
 
     def expand(
         self,
@@ -252,16 +265,20 @@ class Gradient(Control):
 
         ``library`` has the graphs that ``nodes`` name.
         """
-        y, *rest = inputs
-        seed = expr(rest.pop(0)) if self.seeded else expr(y).like(1)
+        wrt = self.wrt(inputs)
+        cut = frozenset(wrt) if self.cut else frozenset()
+        seeds: dict[Node, Expr] = {}
+        for k, y in enumerate(inputs[: self.roots]):
+            seed = expr(inputs[self.roots + k]) if self.seeded else expr(y).like(1)
+            seeds[y] = seeds[y] + seed if y in seeds else seed
         found = reverse(
-            [entry_of(n, library) for n in nodes if n.op is not None],
-            {y: seed},
-            rest,
+            [entry_of(n, library) for n in nodes if n.op is not None and n not in cut],
+            seeds,
+            wrt,
             expr,
             *([enter] if enter else []),
         )
-        return [found[w] if w in found else expr(w).zeros() for w in rest]
+        return [found[w] if w in found else expr(w).zeros() for w in wrt]
 
     def evaluate(self, run: Run, node: Node) -> Value:
         """The sweep, on arrays."""

@@ -1,0 +1,93 @@
+"""How a traced tensor would lie in memory: eager code copies where elements have to move.
+
+    y = x.t().reshape(-1)
+    y.add_(1)                # x stays as it was, in a trace as in eager code
+
+Arguments and what was met lie as they do in this call, which the key of a compiled function holds
+(``keys.Kind.order``). What the trace computed is taken to be dense, and so is a view other than a
+slice, a reshape, dims in another order or repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vtc.frontend.dispatch import state
+from vtc.ir.dims import Size, substitute
+from vtc.ir.op import Op, tensor_type
+from vtc.ir.ops.view import Expand, Permute, Reshape, Slice, ints
+from vtc.ir.types import Array, TensorType, i8
+
+if TYPE_CHECKING:
+    from vtc.frontend.tensor import Tensor
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements of ``x`` lie in row-major order."""
+    return _shown(x).flags.c_contiguous
+
+
+def moves(x: Tensor, shape: Sequence[Size]) -> bool:
+    """Whether elements of ``x`` have to move to be seen as ``shape``, of as many elements."""
+    return _reshaped(_shown(x), _now(shape)) is None
+
+
+def _shown(x: Tensor) -> Array:
+    """An array with the sizes and strides of ``x``, in bytes of one element; it has no memory."""
+    cuts: list[Op] = []
+    while x._array is None and x._link is not None:
+        x, op = x._link
+        cuts.append(op.substitute(state.capture.sizes.values))
+    if x._array is not None:
+        strides = [s // x._array.itemsize for s in x._array.strides]
+        found = _laid_out(x._array.shape, strides)
+    else:
+        found = _dense(_now(x.type.shape))
+    for op in reversed(cuts):
+        found = _cut(found, op)
+    return found
+
+
+def _cut(array: Array, op: Op) -> Array:
+    match op:
+        case Permute() | Slice() | Expand():
+            found: Array = op.reference(array)
+            return found
+        case Reshape():
+            seen = _reshaped(array, _now(op.shape))
+            return _dense(_now(op.shape)) if seen is None else seen
+        case _:
+            return _dense(tensor_type(op, op.infer(TensorType(i8, array.shape))).shape)
+
+
+def _reshaped(array: Array, shape: tuple[int, ...]) -> Array | None:
+    """A view; None where there is none."""
+    if not array.size:
+        return _dense(shape)
+    seen = array.view()
+    try:
+        if np.lib.NumpyVersion(np.__version__) < "2.1.0":
+            seen.shape = shape  # which never copies, but is deprecated since
+            return seen
+        return seen.reshape(shape, copy=False)
+    except (AttributeError, ValueError):
+        return None
+
+
+def _dense(shape: Sequence[Size]) -> Array:
+    sizes = ints(shape)
+    return _laid_out(sizes, [prod(sizes[a + 1 :]) for a in range(len(sizes))])
+
+
+def _laid_out(shape: Sequence[int], strides: Sequence[int]) -> Array:
+    return np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), shape, strides)
+
+
+def _now(shape: Iterable[Size]) -> tuple[int, ...]:
+    """Sizes as they are in this call."""
+    values = state.capture.sizes.values
+    return ints([substitute(n, values) for n in shape])
