@@ -45,12 +45,18 @@ def operands():
         "width": rng.uniform(0.5, 1.5, (3, 6)).astype(np.float32),
         "causal": np.triu(np.ones((5, 5), bool), 1),
         "cross": np.array([[0, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]], bool),
+        "labels": np.array([[3, 0, -1, 2, 2, 2], [5, 4, 3, 3, -1, 1], [-1, 0, 0, 0, 0, 0]]),
+        "words": np.array([[3, 3, 5], [7, 0, 0]]),
         "each": rng.normal(size=(8, 5, 5)).astype(np.float32),
         "padding": np.array([[0, 0, 0, 0, 1], [0, 0, 0, 0, 0]], bool),
         "padding3": np.array([[0, 0, 1], [0, 0, 0]], bool),
     }
 
 
+LINE = [5, 1, 3, 3, 4]
+"""Targets of 2 and 3 labels, of which no alignment fits the second into 2 times."""
+DRAWN = np.random.default_rng(3).random((2, 4, 2)).astype(np.float32)
+DRAWN3 = np.random.default_rng(4).random((2, 4, 3)).astype(np.float32)
 TARGETS = ("zero_one", "sign", "signs", "count")
 """Operands that need no gradient."""
 GROUPS = {
@@ -155,6 +161,16 @@ GROUPS = {
         ("nn.AdaptiveMaxPool1d(2)", "s"),
         ("nn.AdaptiveMaxPool2d((2, 4))", "g"),
         ("nn.AdaptiveMaxPool3d(2)", "q"),
+        ("nn.AdaptiveMaxPool2d((2, 4), return_indices=True)", "g"),
+        ("nn.AdaptiveMaxPool3d(2, return_indices=True)", "q[0]"),
+        ("nn.MaxUnpool1d(2)", "*F.max_pool1d(s, 2, return_indices=True)"),
+        ("nn.MaxUnpool2d(2)", "*F.max_pool2d(g, 2, return_indices=True), (5, 6)"),
+        ("nn.MaxUnpool3d((1, 2, 2))",
+         "*F.max_pool3d(q, (1, 2, 2), return_indices=True), (3, 4, 5)"),
+        ("nn.FractionalMaxPool2d(2, (3, 4), return_indices=True, _random_samples=T.tensor(DRAWN))",
+         "g"),
+        ("nn.FractionalMaxPool3d((1, 2, 2), output_ratio=0.6, _random_samples=T.tensor(DRAWN3))",
+         "q"),
     ],
     "pictures": [
         ("nn.ZeroPad1d(1)", "s"),
@@ -178,6 +194,8 @@ GROUPS = {
         ("nn.Upsample(scale_factor=2)", "g"),
         ("nn.Upsample(size=(7, 9), mode='bilinear')", "g"),
         ("nn.Upsample(scale_factor=2, mode='bilinear', align_corners=True)", "g"),
+        ("nn.UpsamplingNearest2d(scale_factor=2)", "g"),
+        ("nn.UpsamplingBilinear2d(size=(7, 9))", "g"),
         ("nn.Unfold((2, 3), padding=1)", "g"),
         ("nn.Fold((4, 3), (2, 2))", "s.reshape(2, 4, 6)"),
     ],
@@ -210,6 +228,16 @@ GROUPS = {
         ("nn.TripletMarginLoss(margin=0.5)", "v, z, unit"),
         ("nn.TripletMarginLoss(swap=True, reduction='none')", "v, z, unit"),
         ("nn.TripletMarginWithDistanceLoss(swap=True)", "v, z, unit"),
+        ("nn.MultiLabelMarginLoss()", "v, labels"),
+        ("nn.MultiLabelMarginLoss(reduction='none')", "v[0], labels[1]"),
+        ("nn.CTCLoss()", "t.log_softmax(-1), words, (5, 4), (3, 1)"),
+        ("nn.CTCLoss(2, 'none', True)", "t.log_softmax(-1), T.tensor(LINE), (5, 2), (2, 3)"),
+        ("nn.CTCLoss(reduction='sum')", "t[:, 0].log_softmax(-1), words[0], (5,), (3,)"),
+        ("nn.AdaptiveLogSoftmaxWithLoss(6, 9, [2, 5], 2.0, True)", "z, T.tensor([1, 3, 7])"),
+        ("nn.LinearCrossEntropyLoss(6, 4, bias=True, label_smoothing=0.1)",
+         "v, T.tensor([1, 3, 0])"),
+        ("nn.LinearCrossEntropyLoss(6, 4, out_features=(2,), ignore_index=3)",
+         "v, T.tensor([[1, 3], [0, 0], [3, 2]])"),
     ],
     "attention": [
         ("nn.MultiheadAttention(8, 4)", "t, t, t"),
@@ -251,5 +279,6 @@ GROUPS = {
         ("nn.LSTM(8, 6, bias=False)", "t[:, 0]"),
         ("nn.GRU(8, 6, 2)", "t"),
         ("nn.GRU(8, 6, bidirectional=True, batch_first=True)", "t.transpose(0, 1)"),
+        ("nn.LSTM(8, 6)", "t[:2]"),
     ],
 }  # fmt: skip

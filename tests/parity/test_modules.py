@@ -9,7 +9,7 @@ from functools import cache, wraps
 
 import numpy as np
 import pytest
-from modules_table import GROUPS, TARGETS, operands
+from modules_table import DRAWN, DRAWN3, GROUPS, LINE, TARGETS, operands
 
 import vtc
 import vtc.nn
@@ -36,7 +36,12 @@ def warnings_ignored(fn):
 
 
 def build(T, text):
-    return eval(text, {"nn": T.nn, "T": T, "F": T.nn.functional})
+    return eval(text, names(T))
+
+
+def names(T):
+    drawn = {"DRAWN": DRAWN, "DRAWN3": DRAWN3, "LINE": LINE}
+    return {"nn": T.nn, "T": T, "F": T.nn.functional, **drawn}
 
 
 @cache
@@ -73,7 +78,7 @@ def run(T, layer, call, tensors):
         k: x.detach().requires_grad_() if x.dtype.is_floating_point and k not in TARGETS else x
         for k, x in tensors.items()
     }
-    outs = list(flat(layer(*eval(f"({call},)", {"T": T}, leaves))))
+    outs = list(flat(layer(*eval(f"({call},)", names(T), leaves))))
     weighed = [o * weight(T, o, i) for i, o in enumerate(outs) if o.requires_grad]
     if weighed:
         sum(w.sum() for w in weighed).backward()

@@ -82,7 +82,55 @@ def test_parameters_as_a_vector():
         nn.utils.vector_to_parameters(vtc.zeros(3), leaves(vtc))
 
 
+@pytest.mark.parametrize(
+    ("layer", "norm", "shape"),
+    [
+        ("Conv2d(3, 4, 2)", "BatchNorm2d(4)", (2, 3, 4, 5)),
+        ("Conv1d(4, 6, 2, groups=2, bias=False)", "BatchNorm1d(6, affine=False)", (2, 4, 5)),
+        ("ConvTranspose2d(3, 4, 2)", "BatchNorm2d(4)", (2, 3, 4, 5)),
+        ("Linear(3, 4)", "BatchNorm1d(4)", (5, 3)),
+    ],
+)
+def test_fused_batch_norm(layer, norm, shape):
+    seen = []
+    for T in (vtc, torch):
+        rng = np.random.default_rng(0)
+        model = T.nn.Sequential(*(eval(f"nn.{text}", {"nn": T.nn}) for text in (layer, norm)))
+        state = {
+            k: rng.uniform(0.5, 2, tuple(v.shape)).astype(np.float32)
+            for k, v in model.state_dict().items()
+            if "num" not in k
+        }
+        model.load_state_dict({k: T.tensor(v) for k, v in state.items()}, strict=False)
+        x = T.tensor(rng.normal(size=shape).astype(np.float32))
+        with pytest.raises((ArgumentError, AssertionError), match="eval"):
+            T.nn.utils.fuse_conv_bn_eval(*model)
+        one, bn = model.eval()
+        utils = T.nn.utils
+        if "Linear" in layer:
+            fused = utils.fuse_linear_bn_eval(one, bn)
+        else:
+            fused = utils.fuse_conv_bn_eval(one, bn, "Transpose" in layer)
+        assert fused.weight.requires_grad
+        np.testing.assert_allclose(fused(x).detach().numpy(), model(x).detach().numpy(), 1e-4, 1e-5)
+        seen.append([p.detach().numpy() for p in fused.parameters()])
+    for a, b in zip(*seen, strict=True):
+        np.testing.assert_allclose(a, b, 1e-5)
+
+
 # starting values
+
+
+def test_skip_init():
+    vtc.manual_seed(0)
+    want = vtc.randn(3)
+    vtc.manual_seed(0)
+    layer = nn.utils.skip_init(nn.TransformerEncoderLayer, 8, 2, dtype=vtc.float64)
+    assert layer.linear1.weight.dtype is vtc.float64
+    np.testing.assert_array_equal(vtc.randn(3).numpy(), want.numpy())  # nothing was drawn
+    nn.init.normal_(layer.linear1.weight)
+    with pytest.raises(ArgumentError, match="skip_init: expected a module with a device, got ReLU"):
+        nn.utils.skip_init(nn.ReLU)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 3), (6, 2, 3, 4), (2, 5, 2, 2, 3)])

@@ -36,6 +36,9 @@ CASES = [
                  "initial_accumulator_value": 0.5}),
     ("ASGD", {"lr": 0.1, "lambd": 0.01, "t0": 5.0, "weight_decay": 0.1}),
     ("Rprop", {"lr": 0.01, "step_sizes": (1e-3, 0.1)}),
+    ("Adafactor", {"lr": 0.05}),
+    ("Adafactor", {"lr": 0.05, "eps": (1e-3, 1e-2), "d": 1.5, "weight_decay": 0.1,
+                   "beta2_decay": -0.5, "maximize": True}),
     ("Muon", {"lr": 0.02}),
     ("Muon", {"lr": 0.02, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"}),
 ]  # fmt: skip
@@ -134,6 +137,7 @@ def test_options_out_of_range():
         ("RMSprop", {"alpha": -0.1}, "RMSprop: expected alpha >= 0"),
         ("Adadelta", {"rho": 1.5}, "Adadelta: expected rho <= 1"),
         ("Rprop", {"etas": (1.5, 1.2)}, "Rprop: expected 0 < etas"),
+        ("Adafactor", {"beta2_decay": 0.1}, "Adafactor: expected beta2_decay <= 0"),
         ("Muon", {}, r"Muon: expected matrices, got f32\[2\]"),
         ("Muon", {"adjust_lr_fn": "x"}, "Muon: expected adjust_lr_fn one of"),
     ]
@@ -142,7 +146,7 @@ def test_options_out_of_range():
             getattr(vtc.optim, name)([p], **options)
 
 
-@pytest.mark.parametrize("name", ["NAdam", "RAdam", "Lion", "Muon", "RMSprop"])
+@pytest.mark.parametrize("name", ["NAdam", "RAdam", "Lion", "Muon", "RMSprop", "Adafactor"])
 def test_half_parameters_keep_their_dtype(name):
     p = nn.Parameter(vtc.ones(4, 4, dtype=vtc.bfloat16))
     optimizer = getattr(vtc.optim, name)([p], lr=0.1)

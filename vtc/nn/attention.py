@@ -109,11 +109,11 @@ class MultiheadAttention(Module):
         single = self._check(query, key, value)
         q, k, v = self._project(query, key, value, single=single)  # [N, heads, .., D]
         causal = is_causal and key_padding_mask is None and not need_weights
-        given = None if causal else self._mask(attn_mask, int(q.shape[0]))
+        given = None if causal else self._mask(attn_mask, q.shape[0])
         padding = key_padding_mask
         if padding is not None:
             padding = (padding.unsqueeze(0) if single else padding)[:, None, None, :]
-        hidden = _widened(_joined(given, padding, q.dtype), int(k.shape[2]))
+        hidden = _widened(_joined(given, padding, q.dtype), k.shape[2])
         p = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
@@ -185,7 +185,7 @@ class MultiheadAttention(Module):
         """``mask`` in four dims."""
         if mask is None or mask.ndim == 2:
             return None if mask is None else mask[None, None]
-        if mask.ndim != 3 or int(mask.shape[0]) != n * self.num_heads:
+        if mask.ndim != 3 or mask.shape[0] != n * self.num_heads:
             raise located(
                 TypeCheckError,
                 "MultiheadAttention: expected attn_mask [T, S] or "
@@ -217,7 +217,7 @@ def _widened(mask: Tensor | None, columns: int) -> Tensor | None:
     """``mask`` with columns that hide nothing for the keys that were appended."""
     if mask is None:
         return None
-    more = columns - int(mask.shape[-1])
+    more = columns - mask.shape[-1]
     if more and _is_bool(mask):
         open_ = zeros(*mask.shape[:-1], more, dtype=bool_, device=mask.device)
         return cat([mask, open_], -1)

@@ -10,7 +10,6 @@ The running figures are buffers that training writes in place, inside a compiled
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import final
 
 from vtc.errors import TypeCheckError
 from vtc.frontend import dispatch
@@ -143,21 +142,18 @@ class BatchNorm(Running, ABC):
         return 1.0 / count.to(self.running_mean.dtype) if self.running_mean is not None else 0.0
 
 
-@final
 class BatchNorm1d(BatchNorm):
     """Batch normalization of ``[N, C]`` or ``[N, C, L]``."""
 
     ranks = (2, 3)
 
 
-@final
 class BatchNorm2d(BatchNorm):
     """Batch normalization of ``[N, C, H, W]``."""
 
     ranks = (4,)
 
 
-@final
 class BatchNorm3d(BatchNorm):
     """Batch normalization of ``[N, C, D, H, W]``."""
 
@@ -198,21 +194,18 @@ class InstanceNorm(Running, ABC):
         return y.squeeze(0) if single else y
 
 
-@final
 class InstanceNorm1d(InstanceNorm):
     """Instance normalization of ``[N, C, L]`` or ``[C, L]``."""
 
     ranks = (2, 3)
 
 
-@final
 class InstanceNorm2d(InstanceNorm):
     """Instance normalization of ``[N, C, H, W]`` or ``[C, H, W]``."""
 
     ranks = (3, 4)
 
 
-@final
 class InstanceNorm3d(InstanceNorm):
     """Instance normalization of ``[N, C, D, H, W]`` or ``[C, D, H, W]``."""
 

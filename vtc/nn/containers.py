@@ -5,6 +5,7 @@ Both keep their items as the attributes ``"0"``, ``"1"`` ..., so paths read ``bl
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, Self, final, overload
@@ -67,9 +68,8 @@ class Sequential(Module):
         return part
 
 
-@final
-class ModuleList(Module):
-    """A list of modules; its owner calls them."""
+class Listed(Module, ABC):
+    """A list of modules."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         self.extend(modules)
@@ -92,7 +92,7 @@ class ModuleList(Module):
             self._put(i, m)
 
     def _put(self, index: int, module: Module) -> None:
-        setattr(self, str(index), _module(module, "ModuleList"))
+        setattr(self, str(index), _module(module, type(self).__name__))
         module._rename(f"{self._name}.{index}" if self._name else str(index))
 
     def _rename(self, name: str) -> None:
@@ -126,15 +126,21 @@ class ModuleList(Module):
 
     def __repr__(self) -> str:
         """As PyTorch prints: equal neighbours once, with their count."""
+        name = type(self).__name__
         if not len(self):
-            return "ModuleList()"
+            return f"{name}()"
         lines = []
         for text, run in groupby(enumerate(map(repr, items(self))), key=lambda item: item[1]):
             where = [i for i, _ in run]
             many = len(where) > 1
             head = f"({where[0]}-{where[-1]}): {len(where)} x " if many else f"({where[0]}): "
             lines.append("  " + (head + text).replace("\n", "\n  "))
-        return "\n".join(["ModuleList(", *lines, ")"])
+        return "\n".join([f"{name}(", *lines, ")"])
+
+
+@final
+class ModuleList(Listed):
+    """A list of modules; its owner calls them."""
 
 
 def items(container: Module) -> list[Module]:

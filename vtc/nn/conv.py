@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any
 
 from vtc.errors import ArgumentError
 from vtc.frontend.functions.creation import empty
@@ -134,21 +134,18 @@ class Straight(Convolution, ABC):
         return [n for t in reversed(totals) for n in (t // 2, t - t // 2)]
 
 
-@final
 class Conv1d(Straight):
     """Cross-correlation of ``[N, C, L]`` or ``[C, L]``."""
 
     dims = 1
 
 
-@final
 class Conv2d(Straight):
     """Cross-correlation of ``[N, C, H, W]`` or ``[C, H, W]``."""
 
     dims = 2
 
 
-@final
 class Conv3d(Straight):
     """Cross-correlation of ``[N, C, D, H, W]`` or ``[C, D, H, W]``."""
 
@@ -215,21 +212,18 @@ class Transposed(Convolution, ABC):
         return tuple(found)
 
 
-@final
 class ConvTranspose1d(Transposed):
     """The transpose of a convolution of ``[N, C, L]``."""
 
     dims = 1
 
 
-@final
 class ConvTranspose2d(Transposed):
     """The transpose of a convolution of ``[N, C, H, W]``."""
 
     dims = 2
 
 
-@final
 class ConvTranspose3d(Transposed):
     """The transpose of a convolution of ``[N, C, D, H, W]``."""
 

@@ -6,6 +6,9 @@ A weight is ``[out, in, *window]``: fan-in is ``in`` times the window, fan-out `
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,6 +16,7 @@ import numpy as np
 from vtc import lazy
 from vtc.errors import ArgumentError
 from vtc.frontend import dispatch
+from vtc.frontend.functions.creation import zeros_like
 from vtc.frontend.functions.random import Generator, rand, randn
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
@@ -23,6 +27,23 @@ else:
     special = lazy.module("scipy.special")
 
 Mode = Literal["fan_in", "fan_out"]
+
+
+class _Thread(threading.local):
+    off = False
+
+
+_thread = _Thread()
+
+
+@contextmanager
+def skipped() -> Iterator[None]:
+    """Inside, functions of this file leave tensors as they are, and draw nothing."""
+    before, _thread.off = _thread.off, True
+    try:
+        yield
+    finally:
+        _thread.off = before
 
 
 def uniform_(
@@ -61,7 +82,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     """``val`` everywhere."""
     with dispatch.no_grad():
         value = dispatch.constant(val, tensor.dtype, tensor.type.shape, tensor.device)
-        return dispatch.write(tensor, value)
+        return _fill(tensor, value)
 
 
 def zeros_(tensor: Tensor) -> Tensor:
@@ -205,12 +226,16 @@ def _normal_cdf(x: float) -> float:
 
 
 def _uniform(tensor: Tensor, generator: Generator | None) -> Tensor:
+    if _thread.off:
+        return zeros_like(tensor)
     return rand(tensor.shape, generator=generator, dtype=tensor.dtype, device=tensor.device)
 
 
 def _normal(tensor: Tensor, generator: Generator | None) -> Tensor:
+    if _thread.off:
+        return zeros_like(tensor)
     return randn(tensor.shape, generator=generator, dtype=tensor.dtype, device=tensor.device)
 
 
 def _fill(tensor: Tensor, value: Tensor) -> Tensor:
-    return dispatch.write(tensor, value.to(tensor.dtype))
+    return tensor if _thread.off else dispatch.write(tensor, value.to(tensor.dtype))

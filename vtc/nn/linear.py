@@ -8,7 +8,6 @@ from typing import Any, final
 
 from vtc.errors import ArgumentError
 from vtc.frontend import dispatch
-from vtc.frontend.functions.contract import matmul
 from vtc.frontend.functions.creation import empty
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
@@ -20,7 +19,6 @@ from vtc.nn.parameter import Parameter
 from vtc.runtime.device import Device
 
 
-@final
 class Linear(Module):
     """``x @ weight.T + bias`` over the last dim; ``weight`` is ``[out_features, in_features]``."""
 
@@ -81,10 +79,7 @@ class Bilinear(Module):
             init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
-        rows = self.weight.permute(1, 0, 2).reshape(self.in1_features, -1)
-        once = matmul(x1, rows).reshape(*x1.shape[:-1], self.out_features, self.in2_features)
-        y = matmul(once, x2.unsqueeze(-1)).squeeze(-1)
-        return y if self.bias is None else y + self.bias
+        return F.bilinear(x1, x2, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return (

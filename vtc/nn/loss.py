@@ -33,7 +33,7 @@ class Loss(Module, ABC):
             setattr(self, name, Buffer(value) if isinstance(value, Tensor) else value)
         self.__dict__["_options"] = tuple(options)
 
-    def _call(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def _call(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         options = {name: getattr(self, name) for name in self._options}
         return function(*inputs, **options, reduction=self.reduction)
 
@@ -276,17 +276,48 @@ class TripletMarginWithDistanceLoss(Module):
         swap: bool = False,
         reduction: str = "mean",
     ) -> None:
+        if margin <= 0:
+            message = f"TripletMarginWithDistanceLoss: expected margin > 0, got {margin}"
+            raise located(ArgumentError, message)
         self.distance_function: Any = distance_function or PairwiseDistance()
         self.margin, self.swap, self.reduction = margin, swap, reduction
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        near, far = (self.distance_function(anchor, x) for x in (positive, negative))
-        if self.swap:
-            far = far.minimum(self.distance_function(positive, negative))
-        loss: Tensor = (near - far + self.margin).clamp(min=0.0)
-        if self.reduction == "none":
-            return loss
-        return loss.mean() if self.reduction == "mean" else loss.sum()
+        return F.triplet_margin_with_distance_loss(
+            anchor,
+            positive,
+            negative,
+            distance_function=self.distance_function,
+            margin=self.margin,
+            swap=self.swap,
+            reduction=self.reduction,
+        )
+
+
+@final
+class MultiLabelMarginLoss(Loss):
+    """How far classes that count are from a margin of 1 above the others."""
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return self._call(F.multilabel_margin_loss, input, target)
+
+
+@final
+class CTCLoss(Loss):
+    """Labels without their times, by any alignment (Graves et al. 2006); see ``F.ctc_loss``."""
+
+    def __init__(
+        self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False
+    ) -> None:
+        super().__init__(reduction, blank=blank, zero_infinity=zero_infinity)
+
+    def forward(
+        self, log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any
+    ) -> Tensor:
+        return self._call(F.ctc_loss, log_probs, targets, input_lengths, target_lengths)
 
 
 @final

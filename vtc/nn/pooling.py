@@ -10,9 +10,13 @@ from abc import ABC
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
+from vtc.errors import ArgumentError
+from vtc.frontend.functions.arguments import several
+from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.nn import functional as F
 from vtc.nn.module import Module
+from vtc.nn.parameter import Buffer
 
 Sizes = int | tuple[int, ...]
 
@@ -70,6 +74,95 @@ class MaxPool2d(MaxPool):
 @final
 class MaxPool3d(MaxPool):
     """Max pooling of ``[N, C, D, H, W]`` or ``[C, D, H, W]``."""
+
+    dims = 3
+
+
+class MaxUnpool(Module, ABC):
+    """Zeros, with values where a max pooling found them; ``indices`` say where that was."""
+
+    dims: int
+
+    def __init__(self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0) -> None:
+        name = type(self).__name__
+        given = (kernel_size, kernel_size if stride is None else stride, padding)
+        self.kernel_size, self.stride, self.padding = (
+            several(name, what, value, self.dims)
+            for what, value in zip(("kernel_size", "stride", "padding"), given, strict=True)
+        )
+
+    def forward(
+        self, x: Tensor, indices: Tensor, output_size: Sequence[int] | None = None
+    ) -> Tensor:
+        how = (self.kernel_size, self.stride, self.padding, output_size)
+        y: Tensor = _function("max_unpool", self.dims)(x, indices, *how)
+        return y
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+@final
+class MaxUnpool1d(MaxUnpool):
+    """What undoes ``MaxPool1d`` of ``[N, C, L]`` or ``[C, L]``."""
+
+    dims = 1
+
+
+@final
+class MaxUnpool2d(MaxUnpool):
+    """What undoes ``MaxPool2d`` of ``[N, C, H, W]`` or ``[C, H, W]``."""
+
+    dims = 2
+
+
+@final
+class MaxUnpool3d(MaxUnpool):
+    """What undoes ``MaxPool3d`` of ``[N, C, D, H, W]`` or ``[C, D, H, W]``."""
+
+    dims = 3
+
+
+class FractionalMaxPool(Module, ABC):
+    """The largest of windows at random distances: ``output_size`` of them, or a share of the input.
+
+    ``return_indices`` gives where in the input each value stood, too. ``_random_samples`` are drawn
+    anew at each call unless given.
+    """
+
+    dims: int
+
+    def __init__(
+        self,
+        kernel_size: Sizes,
+        output_size: Sizes | None = None,
+        output_ratio: float | tuple[float, ...] | None = None,
+        return_indices: bool = False,
+        _random_samples: Tensor | None = None,
+    ) -> None:
+        self.kernel_size, self.output_size = kernel_size, output_size
+        self.output_ratio, self.return_indices = output_ratio, return_indices
+        self._random_samples = None if _random_samples is None else Buffer(_random_samples)
+        if (output_size is None) == (output_ratio is None):
+            message = "expected one of output_size and output_ratio"
+            raise located(ArgumentError, f"{type(self).__name__}: {message}")
+
+    def forward(self, x: Tensor) -> Any:
+        pool = _function("fractional_max_pool", self.dims)
+        how = (self.kernel_size, self.output_size, self.output_ratio, self.return_indices)
+        return pool(x, *how, self._random_samples)
+
+
+@final
+class FractionalMaxPool2d(FractionalMaxPool):
+    """Fractional max pooling of ``[N, C, H, W]`` or ``[C, H, W]``."""
+
+    dims = 2
+
+
+@final
+class FractionalMaxPool3d(FractionalMaxPool):
+    """Fractional max pooling of ``[N, C, D, H, W]`` or ``[C, D, H, W]``."""
 
     dims = 3
 

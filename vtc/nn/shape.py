@@ -5,6 +5,7 @@ nn.Sequential(nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2))       # [N, 3,
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -95,8 +96,7 @@ class ChannelShuffle(Module):
         return f"groups={self.groups}"
 
 
-@final
-class Upsample(Module):
+class _Resized(Module, ABC):
     """A larger (or smaller) picture by ``mode``; see ``F.interpolate``."""
 
     def __init__(
@@ -126,6 +126,31 @@ class Upsample(Module):
         if self.scale_factor is not None:
             return f"scale_factor={self.scale_factor!r}, mode={self.mode!r}"
         return f"size={self.size!r}, mode={self.mode!r}"
+
+
+@final
+class Upsample(_Resized):
+    """A larger (or smaller) picture by ``mode``; see ``F.interpolate``."""
+
+
+@final
+class UpsamplingNearest2d(_Resized):
+    """An Upsample of ``[N, C, H, W]`` that repeats the nearest."""
+
+    def __init__(
+        self, size: Sizes | None = None, scale_factor: float | Sequence[float] | None = None
+    ) -> None:
+        super().__init__(size, scale_factor, "nearest")
+
+
+@final
+class UpsamplingBilinear2d(_Resized):
+    """An Upsample of ``[N, C, H, W]`` between the four nearest, corners aligned."""
+
+    def __init__(
+        self, size: Sizes | None = None, scale_factor: float | Sequence[float] | None = None
+    ) -> None:
+        super().__init__(size, scale_factor, "bilinear", True)
 
 
 @final

@@ -1,9 +1,11 @@
 """Optimizers and schedules of their learning rate, by PyTorch's names."""
 
-from vtc.optim import lr_scheduler
+from vtc.optim import lr_scheduler, swa_utils
+from vtc.optim.adafactor import Adafactor
 from vtc.optim.adam import Adam
 from vtc.optim.adamw import AdamW
 from vtc.optim.asgd import ASGD, Rprop
+from vtc.optim.lbfgs import LBFGS
 from vtc.optim.lion import Lion
 from vtc.optim.muon import Muon
 from vtc.optim.nadam import Adamax, NAdam, RAdam
@@ -13,8 +15,10 @@ from vtc.optim.sgd import SGD
 
 __all__ = [
     "ASGD",
+    "LBFGS",
     "SGD",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -27,4 +31,5 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "lr_scheduler",
+    "swa_utils",
 ]

@@ -29,6 +29,7 @@ from vtc.frontend.dispatch import state as thread
 from vtc.frontend.functions.creation import full, full_like, zeros_like
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
+from vtc.ir.dims import Size
 from vtc.ir.types import f32
 
 Params = Iterable[Tensor] | Iterable[Mapping[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -71,6 +72,10 @@ class Optimizer(ABC):
     @abstractmethod
     def state_names(self, group: Group) -> tuple[str, ...]:
         """The tensors kept per parameter, besides ``step``."""
+
+    def state_shapes(self, p: Tensor, group: Group) -> dict[str, tuple[Size, ...]]:
+        """What is kept of ``p`` besides ``step``, and the shapes: by default its own."""
+        return dict.fromkeys(self.state_names(group), p.type.shape)
 
     def shared(self, group: Group) -> dict[str, float]:
         """Numbers a group keeps besides ``step``: 0-d f32 tensors, and what they start as."""
@@ -119,10 +124,13 @@ class Optimizer(ABC):
     def _new_state(
         self, p: Tensor, group: Group, numbers: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        return {**numbers, **{n: self._fresh(p, n, group) for n in self.state_names(group)}}
+        return {**numbers, **{n: self._fresh(p, n, group) for n in self.state_shapes(p, group)}}
 
     def _fresh(self, p: Tensor, name: str, group: Group) -> Tensor:
         start = self.start(name, group)
+        shape = self.state_shapes(p, group)[name]
+        if shape != p.type.shape:
+            return full(shape, start, dtype=p.dtype, device=p.device)
         return full_like(p, start, requires_grad=False) if start else zeros_like(p)
 
     def steps(self, group: Group) -> Tensor:
@@ -166,7 +174,7 @@ class Optimizer(ABC):
     def _complete(self, group: Group) -> None:
         """Make the state that options changed since, ``momentum`` for one, ask for."""
         for p in group["params"]:
-            missing = set(self.state_names(group)) - set(self.state[p])
+            missing = set(self.state_shapes(p, group)) - set(self.state[p])
             if missing and thread.capture is not None:
                 message = (
                     f"{type(self).__name__}.step: an option was turned on that needs "
@@ -240,8 +248,9 @@ class Optimizer(ABC):
         for group, options in zip(self.param_groups, saved, strict=True):
             own = Group({**group, **options})
             shared = {"step", *self.shared(own)}
-            names = shared | set(self.state_names(own))
             for p, index in zip(group["params"], options["params"], strict=True):
+                shapes = self.state_shapes(p, own)
+                names = shared | set(shapes)
                 entry = {k: v for k, v in state.get(index, {}).items() if v is not None}
                 where = f"{type(self).__name__}.load_state_dict: parameter {index}"
                 if extra := sorted(set(entry) - names):
@@ -250,11 +259,9 @@ class Optimizer(ABC):
                         ArgumentError, f"{where}: expected {known}, got {', '.join(extra)}"
                     )
                 for key, value in entry.items():
-                    if key not in shared and tuple(value.shape) != p.type.shape:
-                        got = list(value.shape)
-                        raise located(
-                            ArgumentError, f"{where}: {key}: expected {p.type}, got {got}"
-                        )
+                    if key not in shared and tuple(value.shape) != shapes[key]:
+                        want, got = p.type.with_shape(shapes[key]), list(value.shape)
+                        raise located(ArgumentError, f"{where}: {key}: expected {want}, got {got}")
                 entries.append((p, entry))
         return entries
 
@@ -332,6 +339,9 @@ def _named(params: Any, owner: str) -> Iterable[tuple[str | None, Tensor]]:
         name, p = item if isinstance(item, tuple) else (None, item)
         if not isinstance(p, Tensor):
             raise located(ArgumentError, f"{owner}: expected tensors, got {type(p).__name__}")
+        if p._kind.startswith("uninitialized"):
+            message = "expected parameters that have shapes; call the model once before"
+            raise located(ArgumentError, f"{owner}: {message}")
         if not p.is_leaf:
             raise located(ArgumentError, f"{owner}: expected leaf tensors, got a result: {p.type}")
         yield name, p

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
-from vtc.frontend.functions import activation, comparison, elementwise, reduce, view
-from vtc.frontend.functions.arguments import expect_tensor, is_tensor
+from vtc.frontend.functions import activation, comparison, contract, elementwise, reduce, view
+from vtc.frontend.functions.arguments import expect_tensor, is_tensor, own_axis
 from vtc.frontend.functions.creation import full_like
 from vtc.frontend.functions.promotion import cast, common_shape, expand_to, result_type
 from vtc.frontend.source import located
@@ -42,6 +42,8 @@ def cross_entropy(
     ``weight [C]`` weighs classes. "mean" divides by the weights of the targets that are not
     ``ignore_index``.
     """
+    expect_tensor("cross_entropy", "input", input)
+    expect_tensor("cross_entropy", "target", target)
     check_reduction("cross_entropy", reduction)
     if not 0 <= label_smoothing <= 1:
         want = "expected 0 <= label_smoothing <= 1"
@@ -119,6 +121,36 @@ def _soft_targets(
     return reduced(rows, reduction)
 
 
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """:func:`cross_entropy` of the scores ``input @ linear_weight.T + linear_bias``.
+
+    ``input`` is ``[N, in]`` or ``[in]``; ``linear_weight [C, ..., in]`` may have more dims, which
+    then are those of targets ``[N, ...]``.
+    """
+    expect_tensor("linear_cross_entropy", "input", input)
+    expect_tensor("linear_cross_entropy", "linear_weight", linear_weight)
+    name = "linear_cross_entropy"
+    x, w = input.type, linear_weight.type
+    if x.rank not in (1, 2) or w.rank < 2 or w.shape[-1] != x.shape[-1] or x.rank + 1 < w.rank > 2:
+        raise located(TypeCheckError, f"{name}: expected [N, in] and [C, ..., in], got {x} and {w}")
+    rows = view.reshape(linear_weight, (product(w.shape[:-1]), w.shape[-1]))
+    bias = linear_bias if linear_bias is None else view.flatten(linear_bias)
+    scores = contract.linear(input, rows, bias)
+    scores = view.reshape(scores, (*x.shape[:-1], *w.shape[:-1]))
+    ignored = -100 if ignore_index is None else ignore_index
+    return cross_entropy(scores, target, weight, ignored, reduction, label_smoothing)
+
+
 # numbers
 
 
@@ -163,6 +195,8 @@ def binary_cross_entropy_with_logits(
     pos_weight: Tensor | None = None,
 ) -> Tensor:
     """The cross-entropy of ``sigmoid(input)`` with probabilities ``target`` of the same shape."""
+    expect_tensor("binary_cross_entropy_with_logits", "input", input)
+    expect_tensor("binary_cross_entropy_with_logits", "target", target)
     name = "binary_cross_entropy_with_logits"
     check_reduction(name, reduction)
     if input.type.shape != target.type.shape:
@@ -183,6 +217,8 @@ def binary_cross_entropy(
     """The cross-entropy of probabilities ``input`` with ``target``, of one shape; logarithms count
     as at least -100.
     """
+    expect_tensor("binary_cross_entropy", "input", input)
+    expect_tensor("binary_cross_entropy", "target", target)
     check_reduction("binary_cross_entropy", reduction)
     if input.type.shape != target.type.shape:
         got = f"got {input.type} and {target.type}"
@@ -231,6 +267,8 @@ def gaussian_nll_loss(
     ``var``, which counts as at least ``eps`` and may lack the last dim; ``full`` adds the constant.
     """
     check_reduction("gaussian_nll_loss", reduction)
+    expect_tensor("gaussian_nll_loss", "input", input)
+    expect_tensor("gaussian_nll_loss", "target", target)
     if is_tensor(var):
         missing = var.type.shape == input.type.shape[:-1] and var.type.rank < input.type.rank
         var = view.unsqueeze(var, -1) if missing else var
@@ -255,13 +293,15 @@ def kl_div(
         log_p = elementwise.log(comparison.where(zero, 1.0, target))
         loss = elementwise.mul(target, elementwise.sub(log_p, input))
     if reduction == "batchmean":
-        return elementwise.div(reduce.sum(loss), float(int(input.shape[0])))
+        return elementwise.div(reduce.sum(loss), input.shape[own_axis("kl_div", 0, input.type)])
     check_reduction("kl_div", reduction)
     return reduced(loss, reduction)
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The cosine of the angle between vectors along ``dim``; norms count as at least ``eps``."""
+    expect_tensor("cosine_similarity", "x1", x1)
+    expect_tensor("cosine_similarity", "x2", x2)
     shape = common_shape("cosine_similarity", [x1.type, x2.type])
     x, y = (expand_to("cosine_similarity", v, shape) for v in (x1, x2))
     sizes = [elementwise.clamp(reduce.norm(v, 2, dim), min=eps) for v in (x, y)]

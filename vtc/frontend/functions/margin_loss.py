@@ -6,13 +6,23 @@ multi_margin_loss(scores, target)                    # [N, C] and int64 [N]
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
-from vtc.frontend.functions import activation, comparison, elementwise, index, reduce, view
-from vtc.frontend.functions.arguments import Value
+from vtc.frontend.functions import (
+    activation,
+    comparison,
+    elementwise,
+    index,
+    reduce,
+    scan,
+    view,
+)
+from vtc.frontend.functions.arguments import Value, expect_tensor
 from vtc.frontend.functions.loss import check_reduction, reduced
+from vtc.frontend.functions.promotion import cast
 from vtc.frontend.source import located
 from vtc.ir.ops.fill import Iota
 from vtc.ir.types import i64
@@ -48,6 +58,34 @@ def triplet_margin_loss(
     far = pairwise_distance(anchor, negative, p, eps)
     if swap:
         far = elementwise.minimum(far, pairwise_distance(positive, negative, p, eps))
+    return reduced(_above(elementwise.add(elementwise.sub(near, far), margin)), reduction)
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    distance_function: Callable[[Tensor, Tensor], Tensor] | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """:func:`triplet_margin_loss` by any ``distance_function``, by default the Euclidean one."""
+    expect_tensor("triplet_margin_with_distance_loss", "anchor", anchor)
+    expect_tensor("triplet_margin_with_distance_loss", "positive", positive)
+    expect_tensor("triplet_margin_with_distance_loss", "negative", negative)
+    name = "triplet_margin_with_distance_loss"
+    check_reduction(name, reduction)
+    if margin <= 0:
+        raise located(ArgumentError, f"{name}: expected margin > 0, got {margin}")
+    if not anchor.ndim == positive.ndim == negative.ndim:
+        types = ", ".join(str(x.type) for x in (anchor, positive, negative))
+        raise located(TypeCheckError, f"{name}: expected tensors of one rank, got {types}")
+    distance = distance_function or pairwise_distance
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if swap:
+        far = elementwise.minimum(far, distance(positive, negative))
     return reduced(_above(elementwise.add(elementwise.sub(near, far), margin)), reduction)
 
 
@@ -106,6 +144,8 @@ def multi_margin_loss(
     """The mean over other classes of ``max(0, margin - own + other) ** p``, where ``own`` is the
     score of ``input [N, C]`` at ``target``, int64 ``[N]``; ``weight [C]`` weighs classes.
     """
+    expect_tensor("multi_margin_loss", "input", input)
+    expect_tensor("multi_margin_loss", "target", target)
     check_reduction("multi_margin_loss", reduction)
     if p not in (1, 2):
         raise located(ArgumentError, f"multi_margin_loss: expected p of 1 or 2, got {p}")
@@ -122,6 +162,33 @@ def multi_margin_loss(
     classes = dispatch.create(Iota(shape=x.shape, axis=x.rank - 1, dtype=i64), input.device)
     others = _where(comparison.eq(classes, at), 0.0, loss)
     return reduced(reduce.mean(others, -1), reduction)
+
+
+def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """The sum of ``max(0, 1 - own + other)`` over pairs of a class in ``target`` and one that is
+    not, divided by the number of classes ``C``.
+
+    ``input [N, C]`` or ``[C]`` holds scores, ``target`` int64 classes, as many as come before the
+    first negative one.
+    """
+    expect_tensor("multilabel_margin_loss", "input", input)
+    expect_tensor("multilabel_margin_loss", "target", target)
+    name = "multilabel_margin_loss"
+    check_reduction(name, reduction)
+    x, t = input.type, target.type
+    if x.rank not in (1, 2) or t.shape != x.shape or t.dtype is not i64:
+        got = f"got {x} and {t}"
+        raise located(TypeCheckError, f"{name}: expected [N, C] and i64[N, C], {got}")
+    before = scan.cumprod(cast(comparison.ge(target, 0), i64), -1)
+    chosen = comparison.gt(before, 0)
+    at: Tensor = comparison.where(chosen, target, 0)
+    own = view.unsqueeze(index.gather(input, -1, at), -1)
+    gaps = _above(elementwise.add(elementwise.sub(view.unsqueeze(input, -2), own), 1.0))
+    taken = index.scatter_add(elementwise.mul(before, 0), -1, at, before)
+    others = view.unsqueeze(comparison.eq(taken, 0), -2)
+    pairs = comparison.logical_and(view.unsqueeze(chosen, -1), others)
+    loss = reduce.sum(_where(pairs, gaps, 0.0), (-2, -1))
+    return reduced(elementwise.div(loss, int(input.shape[-1])), reduction)
 
 
 def multilabel_soft_margin_loss(

@@ -329,7 +329,11 @@ def _adaptive(
     kind = kinds[spatial - 1]
     name = f"adaptive_{kind.name}"
     x, single = batched(name, input, spatial)
-    wanted = _sizes(name, output_size, spatial)
+    wanted = output_sizes(name, output_size, spatial)
+    if wanted == [1] * spatial and not all(isinstance(n, int) for n in x.shape[2:]):
+        whole = reduce.mean if kinds is _AVG else reduce.amax
+        x = whole(x, tuple(range(2, 2 + spatial)), keepdim=True)
+        return view.squeeze(x, 0) if single else x
     sizes = [int(n) for n in x.shape[2:]]
     counts = [n if c is None else c for n, c in zip(sizes, wanted, strict=True)]
     if all(c and n and n % c == 0 for n, c in zip(sizes, counts, strict=True)):
@@ -341,7 +345,8 @@ def _adaptive(
     return view.squeeze(x, 0) if single else x
 
 
-def _sizes(name: str, output_size: Any, spatial: int) -> list[int | None]:
+def output_sizes(name: str, output_size: Any, spatial: int) -> list[int | None]:
+    """``output_size`` for each dim; ArgumentError unless it is sizes or None."""
     one = not isinstance(output_size, Sequence)
     found = [output_size] * spatial if one else list(output_size)
     found = found * spatial if len(found) == 1 else found
@@ -366,11 +371,16 @@ def _shown(x: Tensor, at: int, n: int, count: int) -> tuple[Tensor, Any]:
     if count and n % count == 0:
         shape = x.type.shape
         return view.reshape(x, (*shape[:at], count, n // count, *shape[at + 1 :])), None
+    table = dispatch.from_array(part_places(n, count), device=x.device)
+    return dispatch.apply(Index(axes=(at,)), x, table), _bounds(n, count)
+
+
+def part_places(n: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The elements of each of ``count`` parts of ``n``, ``[count, width]``; short ones repeat."""
     bounds = _bounds(n, count)
     width = max((b - a for a, b in bounds), default=1)
-    places = np.array([[min(a + k, b - 1) for k in range(width)] for a, b in bounds], np.int64)
-    table = dispatch.from_array(places.reshape(count, width), device=x.device)
-    return dispatch.apply(Index(axes=(at,)), x, table), bounds
+    places = [[min(a + k, b - 1) for k in range(width)] for a, b in bounds]
+    return np.array(places, np.int64).reshape(count, width)
 
 
 def _mean_along(x: Tensor, at: int, n: int, count: int) -> Tensor:
@@ -408,19 +418,9 @@ def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
     return _adaptive(3, input, output_size, _AVG, _mean_along)
 
 
-def adaptive_max_pool1d(input: Tensor, output_size: Any) -> Tensor:
-    """:func:`adaptive_max_pool2d` of ``[N, C, L]``."""
-    return _adaptive(1, input, output_size, _MAX, _max_along)
-
-
-def adaptive_max_pool2d(input: Tensor, output_size: Any) -> Tensor:
-    """The largest of ``output_size`` parts of each dim, which overlap where it does not divide."""
-    return _adaptive(2, input, output_size, _MAX, _max_along)
-
-
-def adaptive_max_pool3d(input: Tensor, output_size: Any) -> Tensor:
-    """:func:`adaptive_max_pool2d` of ``[N, C, D, H, W]``."""
-    return _adaptive(3, input, output_size, _MAX, _max_along)
+def adaptive_max(spatial: int, input: Tensor, output_size: Any) -> Tensor:
+    """The largest of parts of each dim, of which there are ``spatial``; None keeps a size."""
+    return _adaptive(spatial, input, output_size, _MAX, _max_along)
 
 
 # arguments
