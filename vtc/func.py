@@ -15,8 +15,9 @@ modules of one kind become one with :func:`stack_module_state`::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from vtc.errors import ArgumentError
@@ -31,6 +32,7 @@ from vtc.frontend.vmap import vmap
 __all__ = [
     "functional_call",
     "grad",
+    "grad_and_value",
     "hessian",
     "jacfwd",
     "jacrev",
@@ -43,6 +45,20 @@ __all__ = [
 ]
 
 State = Mapping[str, Tensor]
+
+
+def grad_and_value(
+    func: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """:func:`value_and_grad` that gives the gradients first, as PyTorch's does."""
+    both = value_and_grad(func, argnums, has_aux=has_aux)
+
+    @wraps(func)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        value, grads = both(*args, **kwargs)
+        return grads, value
+
+    return call
 
 
 def functional_call(

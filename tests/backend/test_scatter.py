@@ -31,6 +31,11 @@ def zeros(v, i):
     return (v.zeros().op("index_put", v, i, axes=(0,), accumulate=True),)
 
 
+def nothing(v, i):
+    """A constant into which nothing is written."""
+    return (v.full((50, 67), 0.0).op("index_put", v, i, axes=(0,), accumulate=True),)
+
+
 def turned(x, v, i):
     return (x.permute((1, 0)).op("index_put", v, i, axes=(0,), accumulate=True),)
 
@@ -53,6 +58,7 @@ CASES = {
     "no elements": (add(0), [(33, 70), ((0, 70), 33), (0, 70)], "70"),
     "computed": (grown, [(50, 67), (300, 67), ((300,), 50)], "67"),
     "zeros": (zeros, [(300, 67), ((300,), 300)], "67"),
+    "nothing": (nothing, [(0, 67), ((0,), 50)], "67"),
     "turned around": (turned, [(67, 50), (300, 67), ((300,), 50)], "67"),
 }
 

@@ -1,11 +1,12 @@
-"""Special functions in C: over all f32 numbers, and where they are steep."""
+"""Special functions in C: over all f32 numbers, and where they are steep; signs."""
 
 import numpy as np
 import pytest
 from regions import region, run
 
+import vtc
 from vtc.ir.evaluate import evaluate
-from vtc.ir.types import TensorType, f32, f64
+from vtc.ir.types import TensorType, bf16, f16, f32, f64
 
 # Units in the last place of f32, measured; what is a difference is only as exact as what it is of.
 UNITS = {
@@ -70,3 +71,19 @@ def test_differences_are_as_exact_as_their_parts(found, name):
     np.testing.assert_array_equal(got[~finite], near[~finite])
     rtol, atol = (2e-6, 2e-5) if dtype is f32 else (1e-11, 1e-10)
     np.testing.assert_allclose(got[finite], want[finite], rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [f32, f64, f16, bf16], ids=str)
+def test_signs_are_those_of_the_bits(dtype):
+    """Of zeros and of NaNs too, in vectors of any length."""
+    x = np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, np.copysign(np.nan, -1)] * 9)
+    with np.errstate(all="ignore"):
+        x = x.astype(dtype.numpy)
+    _, (got,) = run(region([TensorType.of(x)], lambda x: [x.op("signbit")]), [x])
+    np.testing.assert_array_equal(got, np.signbit(x))
+    assert got[7]
+    y = vtc.from_numpy(x)
+    np.testing.assert_array_equal(vtc.signbit(y).numpy(), got)
+    signed = vtc.copysign(vtc.ones(len(x), dtype=y.dtype), y)
+    np.testing.assert_array_equal(signed.to(vtc.float32).numpy(), np.where(got, -1, 1))
+    assert vtc.copysign(y, -1.0).signbit().all().item()

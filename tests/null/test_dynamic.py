@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import vtc
+import vtc.nn as nn
 import vtc.nn.functional as F
-from vtc.errors import GuardError
+from vtc.errors import GuardError, TypeCheckError
 
 
 def test_a_mark_makes_one_program_for_its_range():
@@ -106,3 +107,81 @@ def test_a_shared_argument_is_compiled_for_fixed_sizes():
         f(part)
     assert w.tolist() == [4.0] * 4
     assert "x shares memory with another tensor" in f.explain()
+
+
+class Language(nn.Module):
+    def __init__(self):
+        self.tokens = nn.Embedding(11, 8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(8, 11)
+
+    def forward(self, ids):
+        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
+        return self.head(self.block(self.tokens(ids), src_mask=mask, is_causal=True))
+
+
+def conv_net():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5),
+    )  # fmt: skip
+
+
+def images(*shapes):
+    return [vtc.randn(*s) for s in shapes]
+
+
+VARYING = {
+    "conv net": (conv_net, images((4, 3, 8, 10), (5, 3, 12, 14), (7, 3, 9, 8)), "x_0 x_2 x_3"),
+    "conv net of one size": (
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 6 * 6, 5)),
+        images((4, 1, 8, 8), (9, 1, 8, 8)),
+        "x_0",
+    ),
+    "lstm": (lambda: nn.LSTM(6, 5, batch_first=True), images((3, 4, 6), (9, 4, 6)), "x_0 x_1"),
+    "language model": (
+        Language,
+        [vtc.randint(0, 11, s) for s in ((3, 4), (5, 7), (2, 9))],
+        "ids_0 ids_1",
+    ),
+    "mlp": (lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), images((5, 3), (7, 3)), "x_0"),
+}
+
+
+@pytest.mark.parametrize("name", VARYING)
+def test_what_meets_a_parameter_is_fixed(name):
+    """One program for all sizes that can vary, as in PyTorch; gradients too."""
+    vtc.manual_seed(0)
+    make, inputs, varying = VARYING[name]
+    model = make()
+    f = vtc.compile(model, dynamic=True)
+    for x in inputs:
+        found = []
+        for run in (f, model):
+            y = run(x)
+            y = y[0] if isinstance(y, tuple) else y
+            y.sin().sum().backward()
+            found.append((y.detach(), [p.grad for p in model.parameters()]))
+            model.zero_grad()
+        (y, grads), (wanted, want) = found
+        np.testing.assert_allclose(y.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-5)
+        for a, b in zip(grads, want, strict=True):
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-3, atol=1e-4)
+    assert len(f.entries) == 1, f.misses
+    assert {d.name for d in f.program().dims} == set(varying.split())
+
+
+def test_a_size_that_does_not_fit_a_parameter_is_an_error():
+    f = vtc.compile(conv_net(), dynamic=True)
+    f(vtc.randn(4, 3, 8, 8))
+    with pytest.raises(TypeCheckError, match=r"conv2d: expected channels .* f32\[4, 5, 8, 8\]"):
+        f(vtc.randn(4, 5, 8, 8))
+
+
+def test_a_size_that_is_taken_as_a_number_is_fixed():
+    """The rest of the program knows it, so it may meet numbers."""
+    f = vtc.compile(lambda x: x.reshape(-1, int(x.shape[0])) + vtc.ones(int(x.shape[0])))
+    for n in (2, 3, 4, 3):
+        assert f(vtc.ones(n, 5)).tolist() == [[2.0] * n] * 5
+    assert "compiled again: a symbolic size did not work (int() of x_0)" in f.explain()
+    assert len(f.entries) == 3

@@ -162,6 +162,35 @@ def f(x: f32[64, 64], w: f32[64]) -> (f32[64, 64], f32[64], f32[64]):
     assert [n.name for n in fused.entry.nodes] == ["d", "r", "c"]
 
 
+def test_a_step_of_what_is_computed_again_is_computed_again():
+    """``h`` is a step of ``d``, and ``g`` of ``u`` and ``v``: no kernel writes ``h``."""
+    program = parse("""
+def f(x: f32[3, 4]) -> (f32[3, 2], f32[3, 4], f32[2, 4]):
+    s: f32[2, 4] = slice(x, starts=(1, 0), stops=(3, 4), steps=(1, 1))
+    h: f32[2, 4] = mul(s, s)
+    a: f32[3, 2, 4] = expand(x, axes=(1,), sizes=(2,))
+    b: f32[3, 2, 4] = expand(h, axes=(0,), sizes=(3,))
+    d: f32[3, 2, 4] = sub(a, b)
+    y: f32[3, 2] = max(d, axes=(2,))
+    t: f32[3, 2, 4] = expand(y, axes=(2,), sizes=(4,))
+    e: bool[3, 2, 4] = eq(d, t)
+    c: f32[3, 2, 4] = cast(e, dtype=f32)
+    n: f32[3, 2] = sum(c, axes=(2,))
+    m: f32[3, 2, 4] = expand(n, axes=(2,), sizes=(4,))
+    z: f32[3, 2, 4] = full(shape=(3, 2, 4), value=0.0, dtype=f32)
+    w: f32[3, 2, 4] = where(e, m, z)
+    i: f32[3, 2, 4] = sign(d)
+    g: f32[3, 2, 4] = mul(w, i)
+    o: f32[3, 2, 4] = neg(g)
+    u: f32[2, 4] = sum(o, axes=(0,))
+    v: f32[3, 4] = sum(g, axes=(1,))
+    return y, v, u
+""")
+    fused = fuse(program, Context())
+    verify(fused)
+    assert "h" not in {n.name for n in fused.entry.nodes}
+
+
 def test_places_and_names_are_kept():
     program = parse(SOFTMAX)
     lines = {n.name: Loc("model.py", i) for i, n in enumerate(program.entry.nodes)}

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("vtc.__main__",),
     ("vtc.commands",),
-    ("vtc.amp", "vtc.debug", "vtc.func", "vtc.linalg", "vtc.nn", "vtc.optim"),
+    ("vtc.amp", "vtc.debug", "vtc.optim"),
+    ("vtc.autograd", "vtc.func", "vtc.linalg", "vtc.nn", "vtc.special"),
     ("vtc.frontend",),
     ("vtc.packing",),
     ("vtc.build", "vtc.cuda"),
@@ -32,7 +33,7 @@ LAYERS = (
     ("vtc.errors",),
 )
 RANK = {name: -height for height, names in enumerate(LAYERS) for name in names}
-RUNTIME_SEES = ("vtc.ir.plan", "vtc.ir.saved", "vtc.ir.types", "vtc.ir.dims", "vtc.ir.target")
+RUNTIME_SEES = tuple(f"vtc.ir.{m}" for m in ("plan", "unroll", "saved", "types", "dims", "target"))
 
 # The only place that may import each of these.
 HOMES = {

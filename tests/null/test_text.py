@@ -389,3 +389,25 @@ def test_calls_name_graphs_and_several_results():
     assert parse(show(p)) == p
     call = 'call_1: (f32[4], f32[4]) = call(x, graph="k", type=(f32[4], f32[4]), at=(4*B, -1))'
     assert call in show(p)
+
+
+def test_complex_constants_round_trip():
+    text = """
+def f() -> c64[2]:
+    y: c64[2] = full(shape=(2,), value=complex(-0.0, inf), dtype=c64)
+    return y
+"""
+    program = parse(text)
+    assert parse(show(program)) == program
+    assert show(program).strip() == text.strip()
+    with pytest.raises(ParseError, match="full: expected a value of f32"):
+        parse(text.replace("c64", "f32"))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [("sum(x, x, axes=(0,))", "sum: expected 1 operand, got 2"), ("gather(x, axis=0)", "got 1")],
+)
+def test_another_number_of_operands_is_refused(call, message):
+    with pytest.raises(ParseError, match=message):
+        parse(f"def f(x: f32[2]) -> f32[2]:\n    y = {call}\n    return y\n")

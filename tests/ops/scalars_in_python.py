@@ -81,7 +81,7 @@ class PythonScalars(Scalars):
 
     def unary(self, fn, x):
         found = (UNARY.get(fn) or getattr(np, fn))(x.value)
-        return Number(np.bool_(found) if fn == "isnan" else x.value.dtype.type(found))
+        return Number(np.bool_(found) if fn in ("isnan", "signbit") else x.value.dtype.type(found))
 
     def binary(self, fn, x, y):
         assert x.dtype is y.dtype, (fn, x.dtype, y.dtype)

@@ -1,7 +1,8 @@
 """First and second gradients of one op, as a program to evaluate.
 
-``sum(y * c)`` over the results ``y`` is differentiated with respect to the inputs that vary, giving
-``g``; then ``sum(g * d)`` again, giving ``h``. ``c`` and ``d`` are fixed random weights.
+``sum(y * c)`` over the results ``y`` that are floats is differentiated with respect to the inputs
+that vary, giving ``g``; then ``sum(g * d)`` again, giving ``h``. ``c`` and ``d`` are fixed random
+weights.
 """
 
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ def sweep(op, arrays, varying=None):
     xs = [Expr(b, b.param(f"x{i}", TensorType.of(a))) for i, a in enumerate(arrays)]
     y = xs[0].apply(op, *xs[1:])
     ys = [y.item(i) for i in range(len(y.type.items))] if isinstance(y.type, TupleType) else [y]
+    ys = [e for e in ys if e.dtype.kind == "float"] if len(ys) > 1 else ys
     wrt = [xs[i] for i in varying]
     c, d = ([rng.normal(size=e.shape) for e in es] for es in (ys, wrt))
     cs, ds = (

@@ -111,7 +111,7 @@ def test_gradient_marker_agrees_with_recorded_gradients(case):
     made, b = sweep(case.op, case.arrays()), GraphBuilder()
     inputs = [Expr(b, b.param("x", TensorType.of(a))) for a in case.arrays()]
     y = inputs[0].apply(case.op, *inputs[1:])
-    outputs = [Expr(b, n) for n in results_of(b, y.value)]
+    outputs = [Expr(b, n) for n in results_of(b, y.value) if n.tensor.dtype.kind == "float"]
     weights = [Expr(b, b.param("c", o.type)) for o in outputs]
     marker = dot(outputs, weights).apply(Gradient(), *(inputs[i] for i in made.varying))
     found = results_of(b, marker.value)

@@ -5,6 +5,7 @@ that is no expression is run on a copy of ``x`` (or assigns ``out``), and that i
 """
 
 import math_calls_table
+import names_table
 import numpy as np
 import order_calls_table
 import structure_table
@@ -1278,6 +1279,7 @@ GROUPS = {
     **math_calls_table.GROUPS,
     **order_calls_table.GROUPS,
     **structure_table.GROUPS,
+    **names_table.GROUPS,
 }
 
 # Rows that do not pass yet, and why.

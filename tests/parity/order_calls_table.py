@@ -96,6 +96,10 @@ COUNT = [
     "T.cov(x, fweights=k + 1)",
     "T.cov(x, fweights=k + 1, aweights=v.detach().abs())",
     "T.corrcoef(x)",
+    "T.cov(x[:1])",
+    "T.any(i, ())",
+    "T.all(b, (), True)",
+    "T.logsumexp(i, 1)",
 ]
 
 GROUPS = {"scan": SCAN, "sort": SORT, "count": COUNT}

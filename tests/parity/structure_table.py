@@ -84,6 +84,14 @@ SCATTERS = [
     "F.embedding_bag(l.view(-1), w, T.tensor([0, 2, 6]), include_last_offset=True)",
     "F.embedding_bag(l, w, padding_idx=1)",
     "F.embedding_bag(l.view(-1), w, T.tensor([0, 2]), mode='sum', padding_idx=0)",
+    "T.scatter_add(b, 1, l, b[:, :2])",
+    "T.scatter_reduce(b, 1, l, b[:, :2], 'amin')",
+    "T.index_add(b, 1, k, b)",
+    "b.index_put((l[:, 1] % 3,), b, accumulate=True)",
+    "T.scatter_reduce(a, 1, l, a[:, :2], 'mean')",
+    "x.repeat_interleave(k[:3], 0, output_size=4)",
+    "x.repeat_interleave(k, 1, output_size=5)",
+    "T.repeat_interleave(k, output_size=5)",
 ]
 
 CONTRACTIONS = [

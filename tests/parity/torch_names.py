@@ -11,7 +11,7 @@ from pathlib import Path
 
 FILE = Path(__file__).with_suffix(".txt")
 SPACES = ("torch", "torch.nn", "torch.nn.functional", "torch.Tensor", "torch.optim",
-          "torch.linalg", "torch.func")  # fmt: skip
+          "torch.linalg", "torch.special", "torch.func")  # fmt: skip
 
 
 def public(space):

@@ -106,6 +106,7 @@ def test_values_made_of_nothing():
 
 
 SPECIAL = np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-42, 88.8, -103.5])
+SPECIAL = np.append(SPECIAL, np.copysign(np.nan, -1))
 
 
 @pytest.mark.parametrize("dtype", [f32, f64, f16, bf16], ids=str)
@@ -113,7 +114,7 @@ def test_special_values(dtype):
     def body(x):
         wide = x.cast(f32) if dtype.itemsize < 4 else x
         names = ("exp", "log", "tanh", "erf", "rsqrt", "floor", "ceil", "trunc", "round", "isnan")
-        found = [wide.op(n) for n in names]
+        found = [wide.op(n) for n in (*names, "signbit")]
         other = wide.op("flip", axes=(0,))
         found += [wide.maximum(0.0), wide.maximum(other), wide.op("minimum", other), wide < other]
         found += [wide.eq(other), wide / other]
@@ -322,7 +323,7 @@ def test_kernels_of_all_dtypes_compile(store):
     programs = []
     for dtype in (f32, f64, f16, bf16):
         names = ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "erf", "abs", "isnan")
-        names += ("floor", "ceil", "trunc", "round", "neg")
+        names += ("floor", "ceil", "trunc", "round", "neg", "signbit")
 
         def body(x, y, names=names, dtype=dtype):
             found = [x.op(n) for n in names]

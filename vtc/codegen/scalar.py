@@ -81,6 +81,9 @@ class CScalars(Spelling):
             return self._let(dtype, "-", x)
         if fn == "isnan":
             return self._let(bool_, x, " != ", x)
+        if fn == "signbit":
+            # GCC 12 fails on __builtin_signbit in vectors; a double becomes a float of its sign.
+            return self._let(bool_, "vtc_bits((float)", x, ") >> 31 != 0")
         if fn == "rsqrt":
             one = self.const(1, dtype)
             return self._let(dtype, one, f" / __builtin_sqrt{_suffix(dtype)}(", x, ")")

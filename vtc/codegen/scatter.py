@@ -175,6 +175,7 @@ class _Scattering:
         if 0 in self.shape:
             return Nest()
         y = self.elements.cell("y0", self.shape, index)
+        self.elements.trace.needs.add("half")
         rounded = f"vtc_to_{self.root.tensor.dtype}("
         return self._each(index, Let("", "", (y, " = ", rounded, self._cell(index), ")")))
 

@@ -19,7 +19,7 @@ from textwrap import indent
 from typing import Any, final, overload
 
 from vtc.config import config
-from vtc.errors import ArgumentError, CaptureError, GuardError, TypeCheckError
+from vtc.errors import ArgumentError, GuardError
 from vtc.frontend import dispatch
 from vtc.frontend.dispatch import state
 from vtc.frontend.entry import Entry, build_entry
@@ -37,6 +37,7 @@ from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.frontend.trace import Request, Traced, trace
 from vtc.frontend.tree import Form, flatten
+from vtc.frontend.widest import widest
 from vtc.ir.dims import Dim, Size, symbols
 from vtc.ir.graph import Program
 from vtc.ir.text import show
@@ -288,7 +289,8 @@ class Compiled:
     def _explain_miss(self, key: Key, general: Key, leaves: Sequence[Any]) -> None:
         if not self._exact:
             return
-        tried = [*self._exact.get(key, ()), *(e for _, e in self._general.get(general, ()))]
+        fitting = (e for r, e in self._general.get(general, ()) if _covers(r, leaves))
+        tried = [*self._exact.get(key, ()), *fitting]
         reasons = [why for e in tried if (why := e.miss(leaves)) is not None]
         if not reasons:
             reasons = [key_difference(next(reversed(self._exact)), key)]
@@ -313,17 +315,14 @@ class Compiled:
     def _trace(
         self, general: Key, leaves: Sequence[Any], form: Form | None
     ) -> tuple[Request, Traced]:
-        request = self._request(general, leaves, form)
-        if not request.dims or self.dynamic is True:
-            return request, trace(request)
-        try:
-            return request, trace(request)
-        except (CaptureError, TypeCheckError) as e:
-            self.misses.append(
-                f"a symbolic size did not work ({str(e).splitlines()[0]}); compiled for fixed sizes"
-            )
-            request = self._static(leaves, form)
-            return request, trace(request)
+        asked = self._request(general, leaves, form)
+        if not asked.dims:
+            return asked, trace(asked)
+        request, traced, why = widest(asked)
+        if fixed := [d.name for d in asked.dims if d not in request.dims]:
+            sizes = f"fixed sizes of {', '.join(fixed)}" if request.dims else "fixed sizes"
+            self.misses.append(f"a symbolic size did not work ({why}); compiled for {sizes}")
+        return request, traced
 
     def _static(self, leaves: Sequence[Any], form: Form | None) -> Request:
         types = {i: leaf.type for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
@@ -427,7 +426,8 @@ def compile(
 ) -> Any:
     """Compile a function, a method, a Module or a Module class; with options, a decorator.
 
-    ``dynamic``: None makes a dim symbolic at its second size, True from the start, False never.
+    ``dynamic``: None makes a dim symbolic at its second size, True from the start, False never; one
+    that meets a fixed size, that of a parameter, is fixed.
     ``recompute``: whether cheap values may be computed again where that saves much memory.
     ArgumentError if ``fn`` cannot be called.
     """

@@ -5,19 +5,24 @@ export)."""
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Final
 
-from vtc.errors import CaptureError
+from vtc.errors import CaptureError, TypeCheckError
 from vtc.frontend.source import located
-from vtc.ir.dims import Ranges, Size, Sym, bounds, substitute
+from vtc.ir.dims import Ranges, Size, Sym, bounds, substitute, symbols
+from vtc.ir.types import Type
+from vtc.passes.cost import tensors
 
 COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "<": operator.lt,
     "<=": operator.le,
     "==": operator.eq,
 }
+CORNERS: Final = 6
+"""Dims up to which every combination of ends of their ranges is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,15 @@ class SizeGuard:
 
     def __str__(self) -> str:
         return f"{self.left} {self.fn} 0 is {self.outcome}"
+
+
+class Fixed(BaseException):  # not an error, and user code that catches errors lets it pass
+    """A size is asked for as a number: trace again with its symbols fixed."""
+
+    def __init__(self, size: Sym) -> None:
+        super().__init__(f"int() of {size}")
+        self.size = size
+        self.names = frozenset(symbols(size))
 
 
 @dataclass
@@ -60,14 +74,46 @@ class Sizes:
             self.guards.append(guard)
         return outcome
 
-    def fix(self, left: Size) -> int:
-        """The value of ``left`` in this call; the entry then holds for that value only."""
-        value = substitute(left, self.values)
-        if not isinstance(value, int):
-            raise located(CaptureError, f"int() of {left}: its symbols are not bound")
-        if not self.decide("==", left - value):
-            raise located(CaptureError, f"int() of {left} under export")
-        return value
+    def keep_positive(self, types: Iterable[Type]) -> None:
+        """Guards that no size of values becomes 0 or less, as what is left of a small image might.
+
+        TypeCheckError if one is below 0 now, CaptureError under export if one is at an end of the
+        dims' ranges.
+        """
+        sizes = dict.fromkeys(n for t in types for part in tensors(t) for n in part.shape)
+        if not self.may_guard:
+            self._refuse_negative([n for n in sizes if isinstance(n, Sym)])
+            return
+        for size in sizes:
+            now = substitute(size, self.values)
+            if isinstance(size, int) or not isinstance(now, int):
+                continue
+            if now < 0:
+                raise located(TypeCheckError, f"expected sizes of at least 0, got {size} = {now}")
+            self.decide("<=", size)
+
+    def _refuse_negative(self, sizes: Sequence[Sym]) -> None:
+        ends = [(low, low if high is None else high) for low, high in self.ranges.values()]
+        most = product(*ends) if len(ends) <= CORNERS else zip(*ends, strict=True)
+        for corner in most:
+            values = dict(zip(self.ranges, corner, strict=True))
+            for size in sizes:
+                n = substitute(size, values)
+                if isinstance(n, int) and n < 0:
+                    at = ", ".join(f"{name} = {values[name]}" for name in sorted(symbols(size)))
+                    message = f"expected sizes of at least 0, got {size} = {n} where {at}"
+                    raise located(CaptureError, message)
+
+    def fix(self, left: Sym) -> int:
+        """The value of ``left`` if it has one only; else Fixed, or CaptureError under export."""
+        low, high = bounds(left, self.ranges)
+        if low is not None and low == high:
+            return low
+        if not self.may_guard:
+            raise located(
+                CaptureError, f"cannot take int() of {left}, which is not known under export"
+            )
+        raise Fixed(left)
 
 
 def _by_range(fn: str, left: Size, ranges: Ranges) -> bool | None:

@@ -45,6 +45,8 @@ def show_value(value: object) -> str:
             return int.__repr__(value)
         case float():
             return float.__repr__(value)
+        case complex():
+            return f"complex({float.__repr__(value.real)}, {float.__repr__(value.imag)})"
         case str():
             return _quote(value)
         case tuple():
@@ -60,6 +62,9 @@ def fits(value: object, kind: Any) -> bool:
     """Whether ``value`` is what the annotation ``kind`` says."""
     origin = get_origin(kind)
     if origin in (Union, UnionType):
+        # Where any number may stand a complex one may, as an op's type rule checks it.
+        if isinstance(value, complex) and float in get_args(kind):
+            return True
         return any(fits(value, k) for k in get_args(kind))
     if origin is tuple:
         return isinstance(value, tuple) and _each_fits(value, get_args(kind))

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from vtc.errors import VerifyError
 from vtc.ir.dims import Dim
-from vtc.ir.op import REGISTRY, Op
+from vtc.ir.op import REGISTRY, Op, infer
 from vtc.ir.types import DTYPES, TensorType, Type
 
 RESERVED = frozenset({"item", "param", "inf", "nan", "min", "max", "Dim", *DTYPES, *keyword.kwlist})
@@ -190,7 +190,7 @@ class GraphBuilder:
 
     def apply(self, op: Op, *inputs: Node, hint: str = "", loc: Loc | None = None) -> Node:
         """Record ``op``; TypeCheckError if it does not take ``inputs``."""
-        type = op.infer(*(i.type for i in inputs))
+        type = infer(op, [i.type for i in inputs])
         node = Node(self.names.fresh(hint or f"{op.name}_1"), type, op, inputs, loc or self.loc)
         self.nodes.append(node)
         return node

@@ -13,7 +13,8 @@ import math
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
+from inspect import signature
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
@@ -143,6 +144,23 @@ class Pointwise(Op, abstract=True):
         self, s: Scalars, index: Index, out: TensorType, inputs: Sequence[Operand]
     ) -> Scalar:
         """The output's element at ``index``, in ``out.dtype.accumulate``."""
+
+
+def infer(op: Op, types: Sequence[Type]) -> Type:
+    """The type of ``op`` on ``types``; TypeCheckError also for another number of them."""
+    least, most = _operands(type(op))
+    if not least <= len(types) <= (len(types) if most is None else most):
+        want = f"{least} operand{'' if least == 1 else 's'}"
+        raise TypeCheckError(f"{op.name}: expected {want}, got {len(types)}")
+    return op.infer(*types)
+
+
+@cache
+def _operands(kind: type[Op]) -> tuple[int, int | None]:
+    """How many operands an op takes, as its type rule says: at least, and at most if limited."""
+    parameters = list(signature(kind.infer).parameters.values())[1:]
+    least = len([p for p in parameters if p.kind is not p.VAR_POSITIONAL])
+    return least, least if least == len(parameters) else None
 
 
 def make(name: str, **attributes: Any) -> Op:

@@ -58,7 +58,7 @@ class Scalars(abc.ABC):
     @abc.abstractmethod
     def unary(self, fn: str, x: Scalar) -> Scalar:
         """``neg abs exp exp2 expm1 log log1p sqrt rsqrt sin cos tanh erf erfc lgamma floor ceil
-        trunc round isnan not_``.
+        trunc round isnan signbit not_``; the result of isnan and signbit is bool.
         """
 
     @abc.abstractmethod

@@ -309,6 +309,10 @@ class _Parser:
                 return -value
             case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id="inf")):
                 return -math.inf
+            case ast.Call(func=ast.Name(id="complex"), args=[_, _] as args, keywords=[]):
+                match [self.constant(a) for a in args]:
+                    case [float(real), float(imag)]:
+                        return complex(real, imag)
             case ast.Tuple(elts=elts):
                 return tuple(self.constant(e) for e in elts)
             case ast.Subscript():

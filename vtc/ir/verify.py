@@ -18,7 +18,7 @@ from vtc.errors import VerifyError, at_line
 from vtc.ir.attribute import attributes, fits, show_value
 from vtc.ir.dims import Sym, symbols
 from vtc.ir.graph import RESERVED, Graph, Node, Program
-from vtc.ir.op import REGISTRY, Op
+from vtc.ir.op import REGISTRY, Op, infer
 from vtc.ir.text import excerpt, show_node
 from vtc.ir.types import TensorType, TupleType, Type
 
@@ -126,7 +126,7 @@ class _Check:
     def inferred(self, node: Node, op: Op) -> Type:
         types = [i.type for i in node.inputs]
         try:
-            result = op.infer(*types)
+            result = infer(op, types)
             if (check_graphs := getattr(op, "check_graphs", None)) is not None:
                 check_graphs(self.defined, types)
         except Exception as e:  # an op's infer may trip over operands it does not expect

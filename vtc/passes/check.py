@@ -1,7 +1,8 @@
 """``VTC_CHECK=2``: a pass must not change what a program computes.
 
 The program is evaluated once on random inputs, and again after each pass that changed it. Programs
-too large for that, and inputs the program itself refuses (an index out of range), are let through.
+too large for that, and inputs the program itself refuses (an index out of range, an image that is
+too small), are let through.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from vtc.errors import PassError, VtcError
 from vtc.ir.evaluate import evaluate
 from vtc.ir.graph import Program
 from vtc.ir.types import Array, TensorType
-from vtc.passes.cost import elements, nominal, value
+from vtc.passes.cost import elements, nominal, tensors, value
 
 LARGEST = 1 << 20
 """Elements of all values together above which a program is not evaluated."""
@@ -38,6 +39,9 @@ class Check:
         entry = self.program.entry
         if sum(elements(n.type, sizes) for n in (*entry.params, *entry.nodes)) > LARGEST:
             return
+        shapes = [t.shape for n in entry.nodes for t in tensors(n.type)]
+        if any(value(n, sizes) < 0 for shape in shapes for n in shape):
+            return  # what the program is not for: a guard says so
         inputs = random_inputs(self.program, sizes, np.random.default_rng(0))
         try:
             self._expected = evaluate(self.program, *inputs)

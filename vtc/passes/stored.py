@@ -107,7 +107,7 @@ class Stored:
             if work > OPERATIONS or not isinstance(n.op, Elementwise):
                 return None
             for e in self.graph.reads[n]:
-                if self._stays(k, e.source):
+                if self._stays(e.source):
                     sources[e.source] = None
                 else:
                     stack.append(e.source)
@@ -117,13 +117,14 @@ class Stored:
             saved -= sum(self.bytes[source] for r in readers if source not in self.reads[r])
         return Recipe(node, tuple(steps), tuple(sources), saved)
 
-    def _stays(self, k: int, source: Node) -> bool:
-        """Whether a recipe takes ``source`` from memory."""
+    def _stays(self, source: Node) -> bool:
+        """Whether a recipe takes ``source`` from memory.
+
+        What is a step of another recipe and nothing else is not there.
+        """
         if source in self.again:
             return False
-        if self.home.get(source) != k or not isinstance(source.op, Elementwise):
-            return True
-        return self._is_stored(source)
+        return not isinstance(source.op, Elementwise) or self._is_stored(source)
 
     def _is_stored(self, node: Node) -> bool:
         """Whether ``node`` is in memory whatever happens."""

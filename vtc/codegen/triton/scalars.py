@@ -112,6 +112,9 @@ class TritonScalars(Spelling):
             return self._let(x.dtype, "-", x)
         if fn == "isnan":
             return self._let(bool_, x, " != ", x)
+        if fn == "signbit":
+            bits = f"tl.int{8 * x.dtype.itemsize}, bitcast=True) < 0"
+            return self._let(bool_, "tl.cast(", typed(x), ", ", bits)
         if fn in _COARSE and self.coarse and x.dtype is f32:
             self.trace.needs.add("coarse")
             return self._let(f32, f"{_COARSE[fn]}(", x, ")")

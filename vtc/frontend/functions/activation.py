@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, random, special, view
-from vtc.frontend.functions.arguments import Value, axis, expect_tensor
+from vtc.frontend.functions.arguments import Value, axis, expect_tensor, own_axis
 from vtc.frontend.functions.promotion import cast, to_float
 from vtc.frontend.source import located
 from vtc.ir.ops.activation import Gelu, LogSoftmax, Relu, Sigmoid, Silu, Softmax
@@ -31,11 +31,13 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
 
 def sigmoid(input: Tensor) -> Tensor:
     """``1 / (1 + exp(-input))``; integers become floats."""
+    expect_tensor("sigmoid", "input", input)
     return dispatch.apply(Sigmoid(), to_float(input))
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """``input * sigmoid(input)``."""
+    expect_tensor("silu", "input", input)
     return _into(input, dispatch.apply(Silu(), _kept(input, inplace)), inplace)
 
 
@@ -52,6 +54,7 @@ def _into(input: Tensor, out: Tensor, inplace: bool) -> Tensor:
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """``input`` times the normal distribution's CDF at it; ``approximate`` is "none" or "tanh"."""
+    expect_tensor("gelu", "input", input)
     if approximate not in ("none", "tanh"):
         message = f"gelu: expected approximate='none' or 'tanh', got {approximate!r}"
         raise located(ArgumentError, message)
@@ -207,7 +210,8 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """The first half of ``dim`` times the sigmoid of the second."""
-    at = axis("glu", dim, input.type.rank)
+    expect_tensor("glu", "input", input)
+    at = own_axis("glu", dim, input.type)
     n = input.type.shape[at]
     if isinstance(n, int) and n % 2:
         raise located(TypeCheckError, f"glu: expected dim {at} of {input.type} to be even")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from vtc.errors import ArgumentError, IndexRangeError
+from vtc.errors import ArgumentError, IndexRangeError, TypeCheckError
 from vtc.frontend import devices, dispatch
 from vtc.frontend.source import located
 from vtc.ir.dims import Size
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
     from vtc.frontend.tensor import Tensor
+    from vtc.ir.types import TensorType
 
 Number: TypeAlias = complex
 """A Python number; for type checkers ``complex`` includes bool, int and float."""
@@ -55,6 +56,14 @@ def axis(name: str, dim: int, rank: int) -> int:
         want = f"expected dim to be in range of [{-n}, {n - 1}]"
         raise located(IndexRangeError, f"{name}: {want}, got {d}")
     return d % n
+
+
+def own_axis(name: str, dim: int, type: TensorType) -> int:
+    """As :func:`axis`, of a tensor of ``type``. TypeCheckError for a 0-d one, which has no dim."""
+    at = axis(name, dim, type.rank)
+    if not type.rank:
+        raise located(TypeCheckError, f"{name}: expected 1 dim or more, got {type}")
+    return at
 
 
 def axes(name: str, dims: Dims | None, rank: int) -> tuple[int, ...]:

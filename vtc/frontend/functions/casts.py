@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vtc.frontend.functions.promotion import cast
-from vtc.ir.types import bf16, bool_, c64, f16, f32, f64, i8, i16, i32, i64, u8
+from vtc.ir.types import bf16, bool_, c64, c128, f16, f32, f64, i8, i16, i32, i64, u8
 
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
@@ -34,6 +34,11 @@ def to_bfloat16(input: Tensor) -> Tensor:
 def to_complex64(input: Tensor) -> Tensor:
     """``input`` as complex64."""
     return cast(input, c64)
+
+
+def to_complex128(input: Tensor) -> Tensor:
+    """``input`` as complex128."""
+    return cast(input, c128)
 
 
 def to_bool(input: Tensor) -> Tensor:

@@ -77,6 +77,8 @@ def ge(input: Value, other: Value) -> Tensor:
 
 def equal(input: Tensor, other: Tensor) -> bool:
     """Whether both have one shape and equal elements; not inside a compiled function."""
+    expect_tensor("equal", "input", input)
+    expect_tensor("equal", "other", other)
     same = input.type.shape == other.type.shape
     return same and _all(eq(input, other))
 
@@ -104,6 +106,9 @@ def isclose(
     equal_nan: bool = False,
 ) -> Tensor:
     """Where ``|input - other| <= atol + rtol * |other|``; equal infinities are close."""
+    expect_tensor("isclose", "input", input)
+    if input.type.dtype is bool_ and other.type.dtype is bool_:
+        return eq(input, other)
     near = le(abs(sub(input, other)), add(mul(abs(other), rtol), atol))
     close = logical_or(eq(input, other), logical_and(near, isfinite(other)))
     return logical_or(close, logical_and(isnan(input), isnan(other))) if equal_nan else close

@@ -2,6 +2,9 @@
 
 matmul(x, y)             # also x @ y: vectors, matrices, and batches that broadcast
 linear(x, weight, bias)  # x @ weight.T + bias
+
+What is added to a product is added before it is rounded, where numbers are of low precision: in
+one kernel of a compiled program, and in one op (:class:`~vtc.ir.ops.contract.MatmulAdd`) elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from vtc.frontend.functions.promotion import cast, common_shape, expand_to
 from vtc.frontend.functions.reduce import sum
 from vtc.frontend.source import located
 from vtc.ir.dims import product
-from vtc.ir.ops.contract import Matmul
+from vtc.ir.ops.contract import Matmul, MatmulAdd
 from vtc.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -28,16 +31,21 @@ if TYPE_CHECKING:
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """The product of vectors, matrices or batches of matrices; leading dims broadcast."""
     x, y = _typed("matmul", input, other)
-    if x.rank == 0 or y.rank == 0:
-        raise located(TypeCheckError, f"matmul: expected 1 dim or more: {x} @ {y}")
-    if x.shape[-1] != y.shape[-2 if y.rank > 1 else 0]:
-        raise located(TypeCheckError, f"matmul: inner dims differ: {x} @ {y}")
+    _check_inner(x, y)
     rows = input if x.rank > 1 else view.unsqueeze(input, 0)
     columns = other if y.rank > 1 else view.unsqueeze(other, 1)
     out = _product(rows, columns)
     if y.rank == 1:
         out = view.squeeze(out, -1)
     return view.squeeze(out, -2 if y.rank > 1 else -1) if x.rank == 1 else out
+
+
+def _check_inner(x: TensorType, y: TensorType) -> None:
+    """TypeCheckError unless there is a product of ``x`` and ``y``."""
+    if x.rank == 0 or y.rank == 0:
+        raise located(TypeCheckError, f"matmul: expected 1 dim or more: {x} @ {y}")
+    if x.shape[-1] != y.shape[-2 if y.rank > 1 else 0]:
+        raise located(TypeCheckError, f"matmul: inner dims differ: {x} @ {y}")
 
 
 def _product(x: Tensor, y: Tensor, *, transpose_y: bool = False) -> Tensor:
@@ -61,9 +69,7 @@ def mm(input: Tensor, mat2: Tensor) -> Tensor:
 
 def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """The products of two batches of matrices, of equal batch size."""
-    _ranks("bmm", input, mat2, 3, 3)
-    if input.type.shape[0] != mat2.type.shape[0]:
-        raise located(TypeCheckError, f"bmm: batch sizes differ: {input.type} @ {mat2.type}")
+    _batches("bmm", input, mat2)
     return matmul(input, mat2)
 
 
@@ -83,6 +89,7 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
 
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """Every product of an element of one vector with one of the other."""
+    expect_tensor("outer", "vec2", vec2)
     expect_tensor("outer", "input", input)
     if input.type.rank != 1 or vec2.type.rank != 1:
         got = f"got {input.type} and {vec2.type}"
@@ -98,21 +105,63 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return out if bias is None else add(out, bias)
     if x.rank == 0 or w.rank != 2 or x.shape[-1] != w.shape[1]:
         raise located(TypeCheckError, f"linear: expected [.., in] and [out, in], got {x} and {w}")
+    if bias is not None and bias.type not in (w.with_shape(w.shape[:1]), w.with_shape(())):
+        want = w.with_shape(w.shape[:1])
+        raise located(TypeCheckError, f"linear: expected a bias {want}, got {bias.type}")
     rows = input if x.rank > 1 else view.unsqueeze(input, 0)
+    if bias is not None and _rounds(rows, weight, bias):
+        out = _with_bias(narrowed(rows), narrowed(weight), narrowed(bias))
+        return view.squeeze(out, 0) if x.rank == 1 else out
     out = _product(rows, weight, transpose_y=True)
     out = view.squeeze(out, 0) if x.rank == 1 else out
     if bias is None:
         return out
-    if bias.type not in (w.with_shape(w.shape[:1]), w.with_shape(())):
-        want = w.with_shape(w.shape[:1])
-        raise located(TypeCheckError, f"linear: expected a bias {want}, got {bias.type}")
     return add(out, cast(bias, out.type.dtype))  # autocast may have narrowed the product
+
+
+def _with_bias(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``x @ weight.T + bias``, rounded once; of ``x`` all axes but the last are rows."""
+    (*lead, inner), columns = x.type.shape, weight.type.shape[0]
+    rows = x if len(lead) == 1 else view.reshape(x, (product(lead), inner))
+    added = expand_to("linear", bias, (rows.type.shape[0], columns))
+    out = dispatch.apply(MatmulAdd(transpose_y=True), rows, weight, added)
+    return out if len(lead) == 1 else view.reshape(out, (*lead, columns))
+
+
+def _rounds(*tensors: Tensor) -> bool:
+    """Whether a product and a sum of these, called one by one, would each be rounded."""
+    if dispatch.state.capture is not None:
+        return False
+    (dtype, *others) = [narrowed(t).type.dtype for t in tensors]
+    return dtype.kind == "float" and dtype.accumulate is not dtype and set(others) == {dtype}
+
+
+def _sum(
+    name: str, input: Tensor, x: Tensor, y: Tensor, beta: Value, alpha: Value
+) -> Tensor | None:
+    """``beta * input + alpha * (x @ y)`` for matrices or batches of them; None where a product and
+    a sum, one by one, are as good.
+    """
+    if not isinstance(alpha, (int, float)) or not isinstance(beta, (int, float)):
+        return None
+    if not _rounds(x, y, input):
+        return None
+    _check_inner(x.type, y.type)
+    shape = (*x.type.shape[:-1], y.type.shape[-1])
+    added = expand_to(name, narrowed(input), shape)
+    op = MatmulAdd(alpha=float(alpha), beta=float(beta))
+    return dispatch.apply(op, narrowed(x), narrowed(y), added)
 
 
 def addmm(
     input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Value = 1, alpha: Value = 1
 ) -> Tensor:
     """``beta * input + alpha * (mat1 @ mat2)``."""
+    expect_tensor("addmm", "input", input)
+    _ranks("addmm", mat1, mat2, 2, 2)
+    found = _sum("addmm", input, mat1, mat2, beta, alpha)
+    if found is not None:
+        return found
     return add(scaled(narrowed(input), beta), mm(mat1, mat2), alpha=alpha)
 
 
@@ -120,11 +169,21 @@ def baddbmm(
     input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Value = 1, alpha: Value = 1
 ) -> Tensor:
     """``beta * input + alpha * (batch1 @ batch2)`` for batches of matrices."""
+    _batches("baddbmm", batch1, batch2)
+    found = _sum("baddbmm", input, batch1, batch2, beta, alpha)
+    if found is not None:
+        return found
     return add(scaled(narrowed(input), beta), bmm(batch1, batch2), alpha=alpha)
 
 
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Value = 1, alpha: Value = 1) -> Tensor:
     """``beta * input + alpha * (mat @ vec)``."""
+    _ranks("addmv", mat, vec, 2, 1)
+    if input.type.rank <= 1:
+        column = view.unsqueeze(input, -1)
+        found = _sum("addmv", column, mat, view.unsqueeze(vec, 1), beta, alpha)
+        if found is not None:
+            return view.squeeze(found, -1)
     return add(scaled(narrowed(input), beta), mv(mat, vec), alpha=alpha)
 
 
@@ -137,13 +196,22 @@ def addbmm(
     input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Value = 1, alpha: Value = 1
 ) -> Tensor:
     """``beta * input + alpha * (batch1 @ batch2).sum(0)``."""
-    return add(scaled(narrowed(input), beta), sum(bmm(batch1, batch2), 0), alpha=alpha)
+    products = bmm(batch1, batch2)
+    total = sum(products, 0, dtype=products.type.dtype)
+    return add(scaled(narrowed(input), beta), total, alpha=alpha)
 
 
 def _typed(name: str, input: Tensor, other: Tensor) -> tuple[TensorType, TensorType]:
     for argument, value in (("input", input), ("other", other)):
         expect_tensor(name, argument, value)
     return input.type, other.type
+
+
+def _batches(name: str, input: Tensor, other: Tensor) -> None:
+    """TypeCheckError unless both are batches of matrices, of equal batch size."""
+    x, y = _ranks(name, input, other, 3, 3)
+    if x.shape[0] != y.shape[0]:
+        raise located(TypeCheckError, f"{name}: batch sizes differ: {x} @ {y}")
 
 
 def _ranks(
@@ -154,3 +222,21 @@ def _ranks(
         want = f"expected {first} and {second} dims"
         raise located(TypeCheckError, f"{name}: {want}, got {x} and {y}")
     return x, y
+
+
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``input1 @ weight[o] @ input2 + bias[o]`` for each ``o``: ``[..., out]``.
+
+    Inputs are ``[..., in1]`` and ``[..., in2]``, ``weight [out, in1, in2]``, ``bias [out]``.
+    """
+    expect_tensor("bilinear", "input1", input1)
+    expect_tensor("bilinear", "input2", input2)
+    expect_tensor("bilinear", "weight", weight)
+    x1, x2, w = input1.type, input2.type, weight.type
+    if w.rank != 3 or x1.shape[:-1] != x2.shape[:-1] or w.shape[1:] != (x1.shape[-1], x2.shape[-1]):
+        message = f"expected [..., in1], [..., in2] and [out, in1, in2], got {x1}, {x2} and {w}"
+        raise located(TypeCheckError, f"bilinear: {message}")
+    rows = view.reshape(view.permute(weight, (1, 0, 2)), (w.shape[1], w.shape[0] * w.shape[2]))
+    once = view.reshape(matmul(input1, rows), (*x1.shape[:-1], w.shape[0], w.shape[2]))
+    found = view.squeeze(matmul(once, view.unsqueeze(input2, -1)), -1)
+    return found if bias is None else add(found, bias)

@@ -259,6 +259,17 @@ def _check_fits(name: str, x: Tensor, kernel: Ints, spread: Ints) -> None:
             raise located(ArgumentError, message)
 
 
+def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
+    """:func:`conv1d` of ``[L, N, C]`` with ``weight [K, C, O]``, ``pad`` zeros around."""
+    for argument, x in (("input", input), ("weight", weight)):
+        expect_tensor("conv_tbc", argument, x)
+        if x.type.rank != 3:
+            message = f"conv_tbc: expected {argument} to have 3 dims, got {x.type}"
+            raise located(TypeCheckError, message)
+    turned = view.permute(input, 1, 2, 0), view.permute(weight, 2, 1, 0)
+    return view.permute(conv1d(*turned, bias, padding=pad), 2, 0, 1)
+
+
 def fold(
     input: Tensor,
     output_size: Dims,

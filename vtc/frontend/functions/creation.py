@@ -65,6 +65,73 @@ def from_dlpack(ext_tensor: Any) -> Tensor:
     return dispatch.from_array(taken(ext_tensor))
 
 
+def asarray(
+    obj: Any,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    copy: bool | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """``obj`` as a tensor: sharing its memory unless ``copy``, if it is a tensor, an array or has
+    ``__dlpack__``. ArgumentError where ``copy=False`` cannot be.
+    """
+    if not (is_tensor(obj) or isinstance(obj, np.ndarray) or hasattr(obj, "__dlpack_device__")):
+        if copy is False:
+            got = type(obj).__name__
+            raise located(ArgumentError, f"asarray: expected memory to share, got {got}")
+        return tensor(obj, dtype=dtype, device=device, requires_grad=requires_grad)
+    foreign = not is_tensor(obj) and not isinstance(obj, np.ndarray)
+    here = as_tensor(from_dlpack(obj) if foreign else obj)
+    found = as_tensor(here, dtype, device)
+    if copy is False and found is not here:
+        message = f"expected memory to share, but {found.type} on {found.device} needs a copy"
+        raise located(ArgumentError, f"asarray: {message}")
+    found = found.clone() if copy and found is here else found
+    return _asked(found.detach(), requires_grad)
+
+
+def frombuffer(
+    buffer: Any, *, dtype: DType, count: int = -1, offset: int = 0, requires_grad: bool = False
+) -> Tensor:
+    """A vector that shares the memory of ``buffer`` (bytes, an array), from byte ``offset`` on.
+
+    ArgumentError where ``count`` elements are not there, or bytes are left over.
+    """
+    try:
+        array = np.frombuffer(buffer, dtype.numpy, count, offset)
+    except ValueError as e:
+        raise located(ArgumentError, f"frombuffer: {e}") from None
+    return dispatch.from_array(array, requires_grad=requires_grad)
+
+
+def scalar_tensor(
+    s: Number, *, dtype: DType | None = None, device: Where = None, requires_grad: bool = False
+) -> Tensor:
+    """A 0-d tensor of the number ``s``, in the default dtype if none is given."""
+    want = dtype or dispatch.default_dtype()
+    return _filled("scalar_tensor", (), s, want, device, requires_grad)
+
+
+def new_tensor(
+    input: Tensor,
+    data: Any,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A new tensor of ``data``, in the dtype and on the device of ``input``."""
+    want, there = dtype or input.type.dtype, device or input.device
+    return tensor(data, dtype=want, device=there, requires_grad=requires_grad)
+
+
+def to_dlpack(input: Tensor) -> object:
+    """A capsule that hands the memory of ``input`` to another library, once."""
+    expect_tensor("to_dlpack", "input", input)
+    return input.__dlpack__()
+
+
 def _made(array: Array, device: Where, requires_grad: bool) -> Tensor:
     return dispatch.from_array(array, device=place(device), requires_grad=requires_grad)
 
@@ -223,6 +290,18 @@ def new_ones(input: Tensor, *size: Any, dtype: DType | None = None, device: Wher
     return ones(*size, dtype=dtype or input.type.dtype, device=device or input.device)
 
 
+def new_empty(
+    input: Tensor,
+    *size: Any,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A tensor to be written, in the dtype of ``input``; 0 until then."""
+    want, there = dtype or input.type.dtype, device or input.device
+    return empty(*size, dtype=want, device=there, requires_grad=requires_grad)
+
+
 def new_full(
     input: Tensor,
     size: Any,
@@ -321,6 +400,42 @@ def linspace(
     down = elementwise.sub(end, elementwise.mul(elementwise.sub(steps - 1, index), by))
     line = comparison.where(comparison.lt(index, steps // 2 if steps > 1 else 1), up, down)
     return _asked(cast(line, want), requires_grad)
+
+
+def logspace(
+    start: float,
+    end: float,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """``base`` to the powers :func:`linspace` gives: ``steps`` numbers in equal ratios."""
+    want = dtype or dispatch.default_dtype()
+    powers = linspace(start, end, steps, dtype=f64, device=device)
+    return _asked(cast(elementwise.pow(float(base), powers), want), requires_grad)
+
+
+def range(
+    start: float,
+    end: float | None = None,
+    step: float = 1,
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """:func:`arange` that has ``end``, too, in the default dtype if none is given."""
+    first, last = (0, start) if end is None else (start, end)
+    if step == 0 or (last - first) * step < 0:
+        message = f"range: expected end to lie beyond start, got {first} to {last} by {step}"
+        raise located(ArgumentError, message)
+    count = int((last - first) / step + 1)
+    line = dispatch.create(Iota((count,), 0, f64), place(device))
+    found = elementwise.add(elementwise.mul(line, step), first)
+    return _asked(cast(found, dtype or dispatch.default_dtype()), requires_grad)
 
 
 def eye(

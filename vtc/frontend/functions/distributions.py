@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend.functions import activation, elementwise, index, reduce, special
+from vtc.frontend.functions.arguments import expect_tensor
 from vtc.frontend.functions.creation import zeros_like
 from vtc.frontend.functions.promotion import assign
 from vtc.frontend.functions.random import Generator, rand, randint, randn
@@ -79,6 +80,7 @@ def gumbel_softmax(
     """A class drawn with the probabilities that softmax of ``logits`` gives, as numbers along
     ``dim`` that sum to 1; ``hard``: as 0 and 1, with the gradient of the soft ones.
     """
+    expect_tensor("gumbel_softmax", "logits", logits)
     even = _even("gumbel_softmax", logits.detach(), generator)
     wait = elementwise.clamp(elementwise.neg(special.log1p(elementwise.neg(even))), min=1e-30)
     scores = elementwise.sub(logits, elementwise.log(wait).to(logits.dtype))

@@ -17,7 +17,7 @@ import numpy as np
 
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend.functions import view
-from vtc.frontend.functions.arguments import Dims, axis, expect_tensor, is_tensor, show
+from vtc.frontend.functions.arguments import Dims, axis, expect_tensor, is_tensor, own_axis, show
 from vtc.frontend.functions.contract import dot, matmul
 from vtc.frontend.functions.elementwise import mul, sub
 from vtc.frontend.functions.promotion import cast, result_type
@@ -263,6 +263,8 @@ def _axes(dims: Dims, rank: int) -> list[int]:
 
 def inner(input: Tensor, other: Tensor) -> Tensor:
     """The sums of products over the last dims of both; of a number, every product."""
+    expect_tensor("inner", "input", input)
+    expect_tensor("inner", "other", other)
     x, y = input.type, other.type
     if not x.rank or not y.rank:
         return mul(input, other)
@@ -278,6 +280,7 @@ def vdot(input: Tensor, other: Tensor) -> Tensor:
 
 def kron(input: Tensor, other: Tensor) -> Tensor:
     """Each element of ``input`` times all of ``other``, block by block."""
+    expect_tensor("kron", "input", input)
     expect_tensor("kron", "other", other)
     rank = max(input.type.rank, other.type.rank)
     x, y = ((*(1,) * (rank - t.type.rank), *t.type.shape) for t in (input, other))
@@ -288,12 +291,14 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
 
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     """The vector product along ``dim``; None is the first dim of size 3."""
+    expect_tensor("cross", "input", input)
+    expect_tensor("cross", "other", other)
     x, y = view.broadcast_tensors(input, other)
     shape = x.type.shape
     if dim is None:
         at = next((a for a, n in enumerate(shape) if n == 3), None)
     else:
-        at = axis("cross", dim, x.type.rank)
+        at = own_axis("cross", dim, x.type)
     if at is None or shape[at] != 3:
         raise located(TypeCheckError, f"cross: expected a dim of size 3, got {x.type}")
     dtype = result_type(x, y)

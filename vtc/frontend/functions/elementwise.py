@@ -51,7 +51,7 @@ from vtc.ir.ops.elementwise import (
     Trunc,
 )
 from vtc.ir.ops.logic import Ge, Gt, Le, LogicalAnd, LogicalOr, LogicalXor, Lt, Ne, Where
-from vtc.ir.types import bool_
+from vtc.ir.types import DType, bool_
 
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
@@ -206,12 +206,15 @@ def abs(input: Tensor) -> Tensor:
 
 def sign(input: Tensor) -> Tensor:
     """-1, 0 or 1, as the sign is."""
+    expect_tensor("sign", "input", input)
     return input.clone() if input.type.dtype is bool_ else pointwise(Sign(), input)
 
 
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Value = 1) -> Tensor:
     """``input + value * tensor1 * tensor2``."""
-    return add(input, mul(scaled(tensor1, value), tensor2))
+    dtype = result_type(input, tensor1, tensor2)
+    x, y, z = (_exact(t, dtype) for t in (input, tensor1, tensor2))
+    return cast(add(x, mul(scaled(y, value), z)), dtype)
 
 
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Value = 1) -> Tensor:
@@ -219,7 +222,14 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Value = 1
     if result_type(tensor1, tensor2).kind in ("bool", "int"):
         got = f"got {tensor1.type} and {tensor2.type}"
         raise located(TypeCheckError, f"addcdiv: expected floating-point operands, {got}")
-    return add(input, div(scaled(tensor1, value), tensor2))
+    dtype = result_type(input, tensor1, tensor2)
+    x, y, z = (_exact(t, dtype) for t in (input, tensor1, tensor2))
+    return cast(add(x, div(scaled(y, value), z)), dtype)
+
+
+def _exact(x: Tensor, dtype: DType) -> Tensor:
+    """``x`` as numbers of ``dtype`` are computed with, so that a formula is rounded once."""
+    return x if dtype.accumulate is dtype else cast(x, dtype.accumulate)
 
 
 def lerp(input: Tensor, end: Tensor, weight: Value) -> Tensor:

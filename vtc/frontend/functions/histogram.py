@@ -15,7 +15,7 @@ import numpy as np
 from vtc.errors import ArgumentError, CaptureError, IndexRangeError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, contract, elementwise, reduce, strides, view
-from vtc.frontend.functions.arguments import Number, Value, axis, expect_tensor, is_tensor
+from vtc.frontend.functions.arguments import Number, Value, expect_tensor, is_tensor, own_axis
 from vtc.frontend.functions.promotion import cast, number, result_type, to_float
 from vtc.frontend.source import located
 from vtc.ir.ops.index import Gather, ScatterAdd
@@ -162,7 +162,7 @@ def unique(
     """
     del sorted
     x = _known("unique", input)
-    at = None if dim is None else axis("unique", dim, input.type.rank)
+    at = None if dim is None else own_axis("unique", dim, input.type)
     values, inverse, counts = np.unique(
         x, return_inverse=True, return_counts=True, axis=at, equal_nan=False
     )
@@ -181,7 +181,7 @@ def unique_consecutive(
     What else it gives is as in :func:`unique`.
     """
     x = _known("unique_consecutive", input)
-    at = 0 if dim is None else axis("unique_consecutive", dim, input.type.rank)
+    at = 0 if dim is None else own_axis("unique_consecutive", dim, input.type)
     rows = x.reshape(-1) if dim is None else np.moveaxis(x, at, 0)
     flat = rows.reshape(len(rows), -1)
     starts = np.ones(len(rows), bool)
@@ -241,7 +241,7 @@ def cov(
             norm = total - correction * squared / total
     found = contract.matmul(weighted, view.transpose(centred, 0, 1))
     found = found / elementwise.clamp(norm, 0)
-    return found if input.type.rank == 2 else view.reshape(found, ())
+    return found if found.type.numel != 1 else view.reshape(found, ())
 
 
 def _weights(x: Tensor, fweights: Tensor | None, aweights: Tensor | None) -> Tensor | None:

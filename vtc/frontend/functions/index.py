@@ -15,8 +15,9 @@ import numpy as np
 from vtc.errors import ArgumentError, CaptureError, IndexRangeError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, subscript, view
-from vtc.frontend.functions.arguments import Value, axis, expect_tensor, is_tensor
+from vtc.frontend.functions.arguments import Value, axis, expect_tensor, is_tensor, own_axis
 from vtc.frontend.functions.promotion import (
+    apply_scatter,
     cast,
     checked,
     expand_to,
@@ -24,10 +25,9 @@ from vtc.frontend.functions.promotion import (
 )
 from vtc.frontend.source import located
 from vtc.ir.dims import Size
-from vtc.ir.op import Op
 from vtc.ir.ops.block import DynamicSlice, DynamicUpdate
 from vtc.ir.ops.fill import Iota
-from vtc.ir.ops.index import Gather, Index, IndexPut, Scatter, ScatterAdd
+from vtc.ir.ops.index import Gather, Index, IndexPut, Scatter, ScatterAdd, Scattering
 from vtc.ir.ops.scatter import ScatterReduce
 from vtc.ir.types import bool_, i32, i64
 
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of ``input`` along ``dim`` that the vector ``index`` names."""
-    at = axis("index_select", dim, input.type.rank)
+    expect_tensor("index_select", "input", input)
+    at = own_axis("index_select", dim, input.type)
     return dispatch.apply(Index(axes=(at,)), input, vector("index_select", index))
 
 
@@ -48,24 +49,27 @@ def index_add(
     input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Value = 1
 ) -> Tensor:
     """``input`` with ``alpha * source`` added to the slices along ``dim`` that ``index`` names."""
+    expect_tensor("index_add", "input", input)
     values = elementwise.scaled(source, alpha)
     return _put_along("index_add", input, dim, index, values, accumulate=True)
 
 
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """``input`` with the slices along ``dim`` that ``index`` names set to those of ``source``."""
+    expect_tensor("index_copy", "input", input)
     return _put_along("index_copy", input, dim, index, source, accumulate=False)
 
 
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Value) -> Tensor:
     """``input`` with ``value`` in the slices along ``dim`` that ``index`` names."""
+    expect_tensor("index_fill", "input", input)
     return _put_along("index_fill", input, dim, index, value, accumulate=False)
 
 
 def _put_along(
     name: str, input: Tensor, dim: int, index: Tensor, source: Value, *, accumulate: bool
 ) -> Tensor:
-    at, places = axis(name, dim, input.type.rank), vector(name, index)
+    at, places = own_axis(name, dim, input.type), vector(name, index)
     shape = input.type.shape
     want = input.type.with_shape((*shape[:at], *places.type.shape, *shape[at + 1 :]))
     if not is_tensor(source):
@@ -75,11 +79,12 @@ def _put_along(
     if source.type != want:
         raise located(TypeCheckError, f"{name}: expected a source {want}, got {source.type}")
     op = IndexPut(axes=(at,), accumulate=accumulate)
-    return dispatch.apply(op, input, source, places)
+    return apply_scatter(op, input, source, places)
 
 
 def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """``out[i, j] = input[index[i, j], j]`` for dim 0, and so on for others."""
+    expect_tensor("gather", "input", input)
     at = axis("gather", dim, input.type.rank)
     return dispatch.apply(Gather(axis=at), input, same_rank("gather", input, index))
 
@@ -108,15 +113,16 @@ def scatter(
 
     ``reduce`` "add" or "multiply" joins it to what is there.
     """
+    expect_tensor("scatter", "input", input)
     at, places = axis("scatter", dim, input.type.rank), same_rank("scatter", input, index)
     op = _SCATTERS.get(reduce)
     if op is None:
         got = f"got {reduce!r}"
         raise located(ArgumentError, f"scatter: expected reduce to be 'add' or 'multiply', {got}")
-    return dispatch.apply(op(at), input, places, source("scatter", input, places, src))
+    return apply_scatter(op(at), input, places, source("scatter", input, places, src))
 
 
-_SCATTERS: dict[str | None, Callable[[int], Op]] = {
+_SCATTERS: dict[str | None, Callable[[int], Scattering]] = {
     None: lambda at: Scatter(axis=at),
     "add": lambda at: ScatterAdd(axis=at),
     "multiply": lambda at: ScatterReduce(axis=at, fn="mul"),
@@ -125,9 +131,10 @@ _SCATTERS: dict[str | None, Callable[[int], Op]] = {
 
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """``input`` with ``src`` added at ``[index[i, j], j]`` for dim 0, and so on."""
+    expect_tensor("scatter_add", "input", input)
     at, places = axis("scatter_add", dim, input.type.rank), same_rank("scatter_add", input, index)
     values = source("scatter_add", input, places, src)
-    return dispatch.apply(ScatterAdd(axis=at), input, places, values)
+    return apply_scatter(ScatterAdd(axis=at), input, places, values)
 
 
 def source(name: str, input: Tensor, index: Tensor, src: Value) -> Tensor:
@@ -217,18 +224,20 @@ def take(input: Tensor, index: Tensor) -> Tensor:
 
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """Where elements are not zero, ``[count, dims]`` or a tuple; not in a compiled function."""
+    expect_tensor("nonzero", "input", input)
     if dispatch.is_capturing():
         raise located(CaptureError, "nonzero has no fixed size; use vtc.where(mask, x, y)")
-    found = [np.ascontiguousarray(i) for i in input.detach().cpu().numpy().nonzero()]
+    array = input.detach().cpu().numpy()
+    found = [np.ascontiguousarray(i) for i in np.atleast_1d(array).nonzero()]
     if as_tuple:
         return tuple(dispatch.from_array(i, device=input.device) for i in found)
-    shape = (len(found[0]) if found else int(bool(input.item())), len(found))
-    both = np.stack(found, axis=1) if found else np.zeros(shape, np.int64)
+    both = np.stack(found, axis=1)[:, : array.ndim]
     return dispatch.from_array(both, device=input.device)
 
 
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements of ``input`` where ``mask`` is true, as a vector; not in a compiled function."""
+    expect_tensor("masked_select", "mask", mask)
     if mask.type.dtype is not bool_:
         raise located(TypeCheckError, f"masked_select: expected a bool mask, got {mask.type}")
     x, where = view.broadcast_tensors(input, mask)
@@ -240,6 +249,7 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
 
 def dynamic_slice(input: Tensor, starts: Sequence[Any], sizes: Sequence[Size]) -> Tensor:
     """The block of ``sizes`` at ``starts`` (ints or 0-d tensors), moved so that it fits."""
+    expect_tensor("dynamic_slice", "input", input)
     block = dispatch.sizes(sizes)
     places = _starts("dynamic_slice", input, starts)
     return dispatch.apply(DynamicSlice(sizes=block), input, *places)
@@ -247,6 +257,8 @@ def dynamic_slice(input: Tensor, starts: Sequence[Any], sizes: Sequence[Size]) -
 
 def dynamic_update(input: Tensor, value: Tensor, starts: Sequence[Any]) -> Tensor:
     """``input`` with ``value`` at ``starts`` (ints or 0-d tensors), moved so that it fits."""
+    expect_tensor("dynamic_update", "input", input)
+    expect_tensor("dynamic_update", "value", value)
     places = _starts("dynamic_update", input, starts)
     return dispatch.apply(DynamicUpdate(), input, cast(value, input.type.dtype), *places)
 

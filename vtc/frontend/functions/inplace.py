@@ -31,6 +31,7 @@ def in_place(
 
     @wraps(function)
     def write(input: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        expect_tensor(name, "input", input)
         before = input.clone() if _is_recorded((input, *args)) else input
         return assign(name, input, function(before, *args, **kwargs))
 

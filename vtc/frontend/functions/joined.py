@@ -17,7 +17,7 @@ import numpy as np
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import view
-from vtc.frontend.functions.arguments import axis, is_tensor
+from vtc.frontend.functions.arguments import axis, expect_tensor, is_tensor
 from vtc.frontend.functions.promotion import expand_to
 from vtc.frontend.functions.rearrange import cat, stack
 from vtc.frontend.source import located
@@ -102,6 +102,7 @@ def _parts(name: str, tensors: Sequence[Tensor], function: Any) -> Sequence[Tens
 
 def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
     """Parts along ``dim``: so many, the first ones maybe larger by one, or cut at indices."""
+    expect_tensor("tensor_split", "input", input)
     at = axis("tensor_split", dim, input.type.rank)
     if not input.type.rank:
         raise located(TypeCheckError, f"tensor_split: expected 1 dim or more, got {input.type}")
@@ -121,16 +122,19 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
 
 def hsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     """:func:`tensor_split` along dim 1, of a vector along dim 0; so many parts must be equal."""
+    expect_tensor("hsplit", "input", input)
     return _split("hsplit", input, indices_or_sections, 1 if input.type.rank > 1 else 0, 1)
 
 
 def vsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     """:func:`tensor_split` along dim 0; so many parts must be equal."""
+    expect_tensor("vsplit", "input", input)
     return _split("vsplit", input, indices_or_sections, 0, 2)
 
 
 def dsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     """:func:`tensor_split` along dim 2; so many parts must be equal."""
+    expect_tensor("dsplit", "input", input)
     return _split("dsplit", input, indices_or_sections, 2, 3)
 
 
@@ -178,6 +182,7 @@ def cartesian_prod(*tensors: Tensor) -> Tensor:
 
 def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
     """All choices of ``r`` elements of a vector in order, as rows."""
+    expect_tensor("combinations", "input", input)
     if input.type.rank != 1:
         raise located(TypeCheckError, f"combinations: expected a vector, got {input.type}")
     if r < 1:

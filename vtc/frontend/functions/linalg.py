@@ -99,7 +99,7 @@ def old_cholesky(input: Tensor, upper: bool = False) -> Tensor:
 
 
 def _factor(input: Tensor, *, upper: bool) -> Tensor:
-    _square("cholesky", input)
+    expect_square("cholesky", input)
     return dispatch.apply(Cholesky(), view.matrix_transpose(input) if upper else input)
 
 
@@ -110,7 +110,7 @@ def _info(out: Tensor) -> Tensor:
 
 def qr(input: Tensor, mode: str = "reduced") -> QrResult:
     """Orthogonal columns Q and an upper triangle R; ``mode`` is reduced, complete or r."""
-    _matrices("qr", input)
+    expect_matrices("qr", input)
     if mode not in ("reduced", "complete", "r"):
         message = f"qr: expected mode reduced, complete or r, got {mode!r}"
         raise located(ArgumentError, message)
@@ -128,7 +128,7 @@ def eigh(input: Tensor, UPLO: str = "L") -> EighResult:
 
     One triangle is read: the lower, or with ``UPLO="U"`` the upper.
     """
-    _square("eigh", input)
+    expect_square("eigh", input)
     if UPLO.upper() not in ("L", "U"):
         raise located(ArgumentError, f"eigh: expected UPLO 'L' or 'U', got {UPLO!r}")
     x = input if UPLO.upper() == "L" else view.matrix_transpose(input)
@@ -142,7 +142,7 @@ def eigvalsh(input: Tensor, UPLO: str = "L") -> Tensor:
 
 def svd(input: Tensor, full_matrices: bool = True) -> SvdResult:
     """U, the singular values, descending, and V.mT, with ``U * S @ Vh`` the matrix."""
-    _matrices("svd", input)
+    expect_matrices("svd", input)
     return SvdResult(*dispatch.apply_tuple(Svd(full=full_matrices), input))
 
 
@@ -167,8 +167,8 @@ def solve_triangular(
     input: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
 ) -> Tensor:
     """``X`` with ``input @ X = B`` (``X @ input = B`` unless ``left``), one triangle being read."""
-    _square("solve_triangular", input)
-    _matrices("solve_triangular", B)
+    expect_square("solve_triangular", input)
+    expect_matrices("solve_triangular", B)
     side = B if left else view.matrix_transpose(B)
     a, b = _meet("solve_triangular", input, side)
     op = TriangularSolve(lower=not upper, transpose=not left, unit=unitriangular)
@@ -191,7 +191,7 @@ def triangular_solve(
     unitriangular: bool = False,
 ) -> TriangularResult:
     """``X`` with ``A @ X = input`` (``A.mT @ X`` if ``transpose``), and a copy of ``A``."""
-    _square("triangular_solve", A)
+    expect_square("triangular_solve", A)
     a, b = _meet("triangular_solve", A, input)
     op = TriangularSolve(lower=not upper, transpose=transpose, unit=unitriangular)
     return TriangularResult(dispatch.apply(op, a, b), a.clone())
@@ -205,7 +205,7 @@ def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
 
 def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
     """The inverse of the matrix whose Cholesky factor is ``L``."""
-    _square("cholesky_inverse", L)
+    expect_square("cholesky_inverse", L)
     eye = np.eye(int(L.shape[-1]), dtype=L.type.dtype.numpy)
     one = dispatch.from_array(eye, device=L.device)
     return cholesky_solve(expand_to("cholesky_inverse", one, L.type.shape), L, upper)
@@ -216,7 +216,12 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
 
     RunError (eager; else NaN) for a singular matrix.
     """
-    _square("solve", A)
+    return _checked("solve", "is singular", solved(A, B, left=left), A, B)
+
+
+def solved(A: Tensor, B: Tensor, *, left: bool) -> Tensor:
+    """:func:`solve`, NaN for a singular matrix."""
+    expect_square("solve", A)
     expect_tensor("solve", "B", B)
     vectors = B.type.rank == 1 or (
         B.type.rank == A.type.rank - 1 and B.type.shape == A.type.shape[:-1]
@@ -225,8 +230,7 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     if not left:
         A = view.matrix_transpose(A)
         right = right if vectors else view.matrix_transpose(right)
-    a, b = _meet("solve", A, right)
-    out = _checked("solve", "is singular", dispatch.apply(Solve(), a, b), A, B)
+    out = dispatch.apply(Solve(), *_meet("solve", A, right))
     if vectors:
         return view.squeeze(out, -1)
     return out if left else view.matrix_transpose(out)
@@ -234,13 +238,13 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
 
 def inv(A: Tensor) -> Tensor:
     """The inverse of each matrix. RunError (eager; else NaN) for a singular one."""
-    _square("inv", A)
+    expect_square("inv", A)
     return _checked("inv", "is singular", dispatch.apply(Inverse(), A), A)
 
 
 def inv_ex(A: Tensor) -> InfoResult:
     """:func:`inv` that does not raise; ``info`` is 1 where there is no answer."""
-    _square("inv_ex", A)
+    expect_square("inv_ex", A)
     out = dispatch.apply(Inverse(), A)
     return InfoResult(out, _info(out))
 
@@ -266,9 +270,35 @@ def _limit(A: Tensor, s: Tensor, atol: float, rtol: float | None) -> Tensor:
     return elementwise.clamp(elementwise.mul(most, share), min=float(atol))
 
 
-def lstsq(A: Tensor, B: Tensor, rcond: float | None = None) -> Tensor:
-    """The ``X`` for which the squares of ``A @ X - B`` sum to the least, and the shortest such."""
-    return matmul(pinv(A, rcond), B)
+class LstsqResult(NamedTuple):
+    """What :func:`lstsq` returns; some drivers give no residuals, some no singular values."""
+
+    solution: Tensor
+    residuals: Tensor
+    rank: Tensor
+    singular_values: Tensor
+
+
+def lstsq(
+    A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None
+) -> LstsqResult:
+    """The ``X`` for which the squares of ``A @ X - B`` sum to the least, and the shortest such.
+
+    Singular values up to ``rcond`` times the largest count as 0; ``rank`` is how many are left. The
+    other results are empty where LAPACK's ``driver`` (gelsy by default, gels, gelsd, gelss) leaves
+    them so; there are residuals of matrices with more rows than columns only.
+    """
+    if driver not in (None, "gelsy", "gels", "gelsd", "gelss"):
+        want = "expected driver gels, gelsy, gelsd or gelss"
+        raise located(ArgumentError, f"lstsq: {want}, got {driver!r}")
+    found = matmul(pinv(A, rcond), B)
+    s = svdvals(A).detach()
+    none = dispatch.constant(0, A.type.dtype, (0,), A.device)
+    rest = none
+    if driver in ("gels", "gelsd", "gelss") and int(A.shape[-2]) > int(A.shape[-1]):
+        rest = reduce.sum(elementwise.square(elementwise.sub(matmul(A, found), B)), -2)
+    rank = reduce.sum(s > _limit(A, s, 0.0, rcond), -1)
+    return LstsqResult(found, rest, rank, s if driver in ("gelsd", "gelss") else none)
 
 
 # numbers
@@ -276,13 +306,13 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None) -> Tensor:
 
 def det(A: Tensor) -> Tensor:
     """The determinant of each matrix."""
-    _square("det", A)
+    expect_square("det", A)
     return dispatch.apply(Det(), A)
 
 
 def slogdet(A: Tensor) -> SlogdetResult:
     """The sign of each determinant, and the logarithm of its absolute value."""
-    _square("slogdet", A)
+    expect_square("slogdet", A)
     return SlogdetResult(*dispatch.apply_tuple(Slogdet(), A))
 
 
@@ -317,7 +347,7 @@ def cond(A: Tensor, p: Any = None) -> Tensor:
 
 def matrix_power(A: Tensor, n: int) -> Tensor:
     """``A`` multiplied by itself ``n`` times; a negative power is one of the inverse."""
-    _square("matrix_power", A)
+    expect_square("matrix_power", A)
     if n < 0:
         return matrix_power(inv(A), -n)
     if n == 0:
@@ -374,6 +404,7 @@ def matrix_norm(
     dtype: DType | None = None,
 ) -> Tensor:
     """The norm of matrices in two dims: fro, nuc, inf, -inf, 1, -1, 2 or -2."""
+    expect_tensor("matrix_norm", "A", A)
     if len(dim) != 2:
         raise located(ArgumentError, f"matrix_norm: expected two dims, got {tuple(dim)}")
     x = A if dtype is None else cast(A, dtype)
@@ -410,6 +441,7 @@ def norm(
     """:func:`matrix_norm` where ``ord`` is given with two dims, or with none for a matrix; else
     :func:`vector_norm`.
     """
+    expect_tensor("norm", "A", A)
     several = isinstance(dim, Sequence) and len(dim) == 2
     matrix = several or (dim is None and A.type.rank == 2)
     if ord is not None and (matrix or isinstance(ord, str)):
@@ -421,22 +453,24 @@ def norm(
 # arguments
 
 
-def _matrices(name: str, x: Tensor) -> None:
+def expect_matrices(name: str, x: Tensor) -> None:
+    """TypeCheckError unless ``x`` is a tensor of floating-point matrices."""
     expect_tensor(name, "input", x)
     if x.type.rank < 2 or not x.type.dtype.is_floating_point:
         message = f"{name}: expected floating-point matrices [.., m, n], got {x.type}"
         raise located(TypeCheckError, message)
 
 
-def _square(name: str, x: Tensor) -> None:
-    _matrices(name, x)
+def expect_square(name: str, x: Tensor) -> None:
+    """TypeCheckError unless ``x`` is a tensor of square matrices."""
+    expect_matrices(name, x)
     if x.type.shape[-1] != x.type.shape[-2]:
         raise located(TypeCheckError, f"{name}: expected square matrices, got {x.type}")
 
 
 def _meet(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """``a`` and ``b`` with their leading dims broadcast."""
-    _matrices(name, b)
+    expect_matrices(name, b)
     lead = common_shape(name, [t.type.with_shape(t.type.shape[:-2]) for t in (a, b)])
     x, y = (expand_to(name, t, (*lead, *t.type.shape[-2:])) for t in (a, b))
     return x, y

@@ -11,8 +11,12 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING
 
+from vtc.errors import TypeCheckError
 from vtc.frontend.functions import comparison, distributions, elementwise, special
+from vtc.frontend.functions.arguments import Value
 from vtc.frontend.functions.inplace import in_place
+from vtc.frontend.source import located
+from vtc.ir.types import c128, f64
 
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
@@ -25,6 +29,14 @@ def _polygamma(input: Tensor, n: int) -> Tensor:
 
 
 _polygamma.__name__ = "polygamma"
+
+
+def _float_power_(input: Tensor, exponent: Value) -> Tensor:
+    """``float_power``, written into ``input``. TypeCheckError unless that is of float64."""
+    if input.type.dtype not in (f64, c128):
+        message = f"float_power_: expected a tensor of float64, got {input.type}"
+        raise located(TypeCheckError, message)
+    return in_place(special.float_power)(input, exponent)
 
 
 class MathMethods:
@@ -81,7 +93,7 @@ class MathMethods:
     expm1 = special.expm1
     expm1_ = in_place(special.expm1)
     float_power = special.float_power
-    float_power_ = in_place(special.float_power)
+    float_power_ = _float_power_
     lgamma = special.lgamma
     lgamma_ = in_place(special.lgamma)
     log10_ = in_place(elementwise.log10)

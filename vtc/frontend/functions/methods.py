@@ -34,6 +34,7 @@ from vtc.frontend.functions import (
 )
 from vtc.frontend.functions.arguments import Number, Value, is_number, is_tensor
 from vtc.frontend.functions.math_methods import MathMethods
+from vtc.frontend.functions.named_methods import NamedMethods
 from vtc.frontend.functions.order_methods import OrderMethods
 from vtc.frontend.functions.structure_methods import StructureMethods
 
@@ -77,7 +78,7 @@ def _itself(input: Tensor) -> Tensor:
     return input
 
 
-class TensorMethods(OrderMethods, MathMethods, StructureMethods):
+class TensorMethods(OrderMethods, MathMethods, StructureMethods, NamedMethods):
     """What ``vtc.Tensor`` inherits; see the module."""
 
     __slots__ = ()

@@ -98,6 +98,7 @@ def batch_norm(
 
     In training the running figures, if given, move towards the batch's by ``momentum``, in place.
     """
+    expect_tensor("batch_norm", "input", input)
     _channels("batch_norm", input)
     over = tuple(a for a in range(input.type.rank) if a != 1)
     x = cast(input, input.type.dtype.accumulate)
@@ -129,6 +130,7 @@ def instance_norm(
     The running figures, if given, move towards their means over the batch; without
     ``use_input_stats`` they are what it normalizes by.
     """
+    expect_tensor("instance_norm", "input", input)
     _channels("instance_norm", input)
     if not use_input_stats:
         mean, var = _running("instance_norm", running_mean, running_var)
@@ -148,6 +150,7 @@ def local_response_norm(
     input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:
     """``input / (k + alpha * m) ** beta``: ``m`` the mean square of ``size`` channels around."""
+    expect_tensor("local_response_norm", "input", input)
     _, _, *rest = _channels("local_response_norm", input)
     channels = int(input.shape[1])
     if size < 1:
@@ -212,6 +215,7 @@ def _per_channel(x: Tensor, like: Tensor) -> Tensor:
 
 def normalize(input: Tensor, p: float = 2.0, dim: Dims = 1, eps: float = 1e-12) -> Tensor:
     """``input`` divided by its ``p``-norm over ``dim``, which counts as at least ``eps``."""
+    expect_tensor("normalize", "input", input)
     axes("normalize", dim, input.type.rank)
     size = elementwise.clamp(reduce.norm(input, p, dim, keepdim=True), min=eps)
     return elementwise.div(input, size)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend.functions import view
+from vtc.frontend.functions.arguments import expect_tensor
 from vtc.frontend.source import located
 from vtc.ir.dims import floordiv, mod
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     """``[.., C * r * r, H, W]`` as ``[.., C, H * r, W * r]``."""
+    expect_tensor("pixel_shuffle", "input", input)
     r = _factor("pixel_shuffle", input, upscale_factor)
     *lead, c, h, w = input.type.shape
     if mod(c, r * r) != 0:
@@ -32,6 +34,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     """``[.., C, H * r, W * r]`` as ``[.., C * r * r, H, W]``."""
+    expect_tensor("pixel_unshuffle", "input", input)
     r = _factor("pixel_unshuffle", input, downscale_factor)
     *lead, c, h, w = input.type.shape
     if mod(h, r) != 0 or mod(w, r) != 0:
@@ -53,6 +56,7 @@ def _factor(name: str, input: Tensor, factor: int) -> int:
 
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     """The channels of ``[N, C, ..]`` dealt out anew: one of each of ``groups`` in turn."""
+    expect_tensor("channel_shuffle", "input", input)
     if input.type.rank < 3:
         raise located(TypeCheckError, f"channel_shuffle: expected [N, C, ..], got {input.type}")
     n, c, *rest = input.type.shape

@@ -24,8 +24,9 @@ from vtc.frontend.source import located
 from vtc.ir.dims import Size, Sym
 from vtc.ir.ops.elementwise import Cast, Elementwise
 from vtc.ir.ops.fill import Full, Iota
+from vtc.ir.ops.index import Scattering
 from vtc.ir.ops.view import Expand, Reshape, Slice
-from vtc.ir.types import DType, TensorType, bool_, c64, c128, f32, f64, i16, i64
+from vtc.ir.types import DType, TensorType, bool_, c64, c128, f32, f64, i16, i32, i64
 
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
@@ -183,6 +184,14 @@ def promoted(op: Elementwise, *values: Value) -> Tensor:
     return dispatch.apply(
         op, *meet(op.name, floating(dtype) if op.promotion == "float" else dtype, *values)
     )
+
+
+def apply_scatter(op: Scattering, *inputs: Tensor) -> Tensor:
+    """The result of ``op``; bools that meet in a place are counted, so their sum is their or."""
+    if not op.accumulate or inputs[0].type.dtype is not bool_:
+        return dispatch.apply(op, *inputs)
+    counts = [cast(x, i32) if x.type.dtype is bool_ else x for x in inputs]
+    return cast(dispatch.apply(op, *counts), bool_)
 
 
 def meet(name: str, dtype: DType, *values: Value) -> tuple[Tensor, ...]:

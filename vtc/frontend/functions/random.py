@@ -198,6 +198,7 @@ def rand_like(
     input: Tensor, *, dtype: DType | None = None, generator: Generator | None = None
 ) -> Tensor:
     """:func:`rand` in the shape and dtype of ``input``."""
+    expect_tensor("rand_like", "input", input)
     return _uniform(input.type.shape, dtype or input.type.dtype, generator, input.device)
 
 
@@ -205,6 +206,7 @@ def randn_like(
     input: Tensor, *, dtype: DType | None = None, generator: Generator | None = None
 ) -> Tensor:
     """:func:`randn` in the shape and dtype of ``input``."""
+    expect_tensor("randn_like", "input", input)
     return _normal(input.type.shape, dtype or input.type.dtype, generator, input.device)
 
 
@@ -215,6 +217,8 @@ def normal(
     given = [v for v in (mean, std) if is_tensor(v)]
     if not given and size is None:
         raise located(ArgumentError, "normal: expected a tensor mean or std, or size")
+    if isinstance(std, (int, float)) and std < 0:
+        raise located(ArgumentError, f"normal: expected std >= 0, got {std}")
     sizes = common_shape("normal", [v.type for v in given]) if given else shape("normal", size)
     dtype = given[0].type.dtype if given else dispatch.default_dtype()
     where = given[0].device if given else None
@@ -299,6 +303,7 @@ def randint_like(
     generator: Generator | None = None,
 ) -> Tensor:
     """:func:`randint` in the shape and dtype of ``input``; one bound alone is ``high``."""
+    expect_tensor("randint_like", "input", input)
     low, high = (0, low) if high is None else (low, high)
     kind, where = dtype or input.type.dtype, input.device
     return randint(low, high, input.shape, generator=generator, dtype=kind, device=where)
@@ -325,6 +330,7 @@ def _bits(sizes: tuple[Size, ...], generator: Generator | None, device: Where) -
 
 def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
     """1 with the probability that ``input`` gives, else 0."""
+    expect_tensor("bernoulli", "input", input)
     dtype = _floating("bernoulli", input.type.dtype)
     number = _uniform(input.type.shape, f64 if dtype is f64 else f32, generator, input.device)
     return cast(comparison.lt(number, input), dtype)

@@ -11,17 +11,30 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from vtc.errors import ArgumentError, TypeCheckError
+from vtc.errors import ArgumentError, CaptureError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import view
-from vtc.frontend.functions.arguments import Dims, Number, axes, axis, flat, is_tensor, show, sizes
+from vtc.frontend.functions.arguments import (
+    Dims,
+    Number,
+    axes,
+    axis,
+    expect_tensor,
+    flat,
+    is_tensor,
+    own_axis,
+    show,
+    sizes,
+)
 from vtc.frontend.functions.promotion import cast, checked, expand_to, promote_types, result_type
 from vtc.frontend.source import located
 from vtc.ir.dims import Size
-from vtc.ir.ops.fill import Concat, Pad, Tril, Triu
+from vtc.ir.ops.fill import Concat, Iota, Pad, Tril, Triu
 from vtc.ir.ops.index import Index
+from vtc.ir.ops.scan import Cumsum
+from vtc.ir.ops.sort import Searchsorted
 from vtc.ir.ops.view import Flip
-from vtc.ir.types import DType
+from vtc.ir.types import DType, i32, i64
 
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
@@ -94,6 +107,7 @@ def pad(
 
     ``mode`` is constant (``value``, default 0; negative pads cut), reflect, replicate or circular.
     """
+    expect_tensor("pad", "input", input)
     rank, amounts = input.type.rank, dispatch.sizes(pad)
     if len(amounts) % 2 or len(amounts) > 2 * rank:
         got = f"got {show(amounts)}"
@@ -174,23 +188,68 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
 
 def tile(input: Tensor, *dims: Any) -> Tensor:
     """:func:`repeat`, where missing numbers in front are 1."""
+    expect_tensor("tile", "input", input)
     times = sizes(dims)
     return repeat(input, (*(1,) * (input.type.rank - len(times)), *times))
 
 
-def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Tensor:
-    """Each element ``repeats`` times in a row along ``dim``, or of all in row-major order."""
-    if is_tensor(repeats):
-        raise located(
-            ArgumentError, "repeat_interleave: expected repeats to be an int, got a Tensor"
-        )
+def repeat_interleave(
+    input: Tensor,
+    repeats: int | Tensor | None = None,
+    dim: int | None = None,
+    *,
+    output_size: int | None = None,
+) -> Tensor:
+    """Each element ``repeats`` times in a row along ``dim``, or of all in row-major order.
+
+    ``repeats`` may be a vector of i64 or i32, a number for each element; then a compiled function
+    needs ``output_size``, their sum. Alone, ``input`` is such a vector: the result says where.
+    """
+    expect_tensor("repeat_interleave", "input", input)
+    if repeats is None:
+        count = input.type.shape[0] if input.type.rank == 1 else 1
+        line = dispatch.create(Iota(shape=(count,), axis=0, dtype=i64), input.device)
+        return repeat_interleave(line, input, 0, output_size=output_size)
     x = view.flatten(input) if dim is None else input
-    at, count = axis("repeat_interleave", dim or 0, x.type.rank), dispatch.size(repeats)
-    shape = x.type.shape
+    at = own_axis("repeat_interleave", dim or 0, x.type)
+    if is_tensor(repeats):
+        return _repeated(x, repeats, at, output_size)
+    count, shape = dispatch.size(repeats), x.type.shape
+    if isinstance(count, int) and count < 0:
+        raise located(ArgumentError, f"repeat_interleave: expected repeats >= 0, got {count}")
     x = expand_to(
         "repeat_interleave", view.unsqueeze(x, at + 1), (*shape[: at + 1], count, *shape[at + 1 :])
     )
     return view.reshape(x, (*shape[:at], shape[at] * count, *shape[at + 1 :]))
+
+
+def _repeated(x: Tensor, repeats: Tensor, at: int, size: int | None) -> Tensor:
+    """The element ``i`` of the result comes from as many places as end before it, or with it."""
+    type, n = repeats.type, x.type.shape[at]
+    if type.dtype not in (i32, i64) or type.rank > 1 or (type.rank and type.shape[0] not in (1, n)):
+        want = f"repeat_interleave: expected {n} repeats of i64 or i32"
+        raise located(TypeCheckError, f"{want}, got {type}")
+    counts = expand_to("repeat_interleave", cast(repeats, i64), (n,))
+    size = _checked_sum(counts, size)
+    ends = dispatch.apply(Cumsum(axis=0, reverse=False), counts)
+    line = dispatch.create(Iota(shape=(dispatch.size(size),), axis=0, dtype=i64), x.device)
+    return dispatch.apply(Index(axes=(at,)), x, dispatch.apply(Searchsorted(True), ends, line))
+
+
+def _checked_sum(counts: Tensor, size: int | None) -> int:
+    """The sum of ``counts``, which must be ``size`` where both are known."""
+    if dispatch.is_capturing():
+        if size is None:
+            message = "repeat_interleave of a tensor has no fixed size; give output_size"
+            raise located(CaptureError, message)
+        return size
+    known = counts.detach().cpu().numpy()
+    if (known < 0).any():
+        raise located(ArgumentError, f"repeat_interleave: expected repeats >= 0, got {known}")
+    if size not in (None, known.sum()):
+        want = f"repeat_interleave: expected output_size to be the sum {known.sum()}"
+        raise located(ArgumentError, f"{want}, got {size}")
+    return int(known.sum())
 
 
 # turning
@@ -198,6 +257,7 @@ def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Te
 
 def flip(input: Tensor, *dims: Any) -> Tensor:
     """``input`` with the order of elements along ``dims`` reversed."""
+    expect_tensor("flip", "input", input)
     over = flat(dims)
     found = axes("flip", over, input.type.rank) if over else ()
     return dispatch.apply(Flip(axes=found), input)
@@ -212,7 +272,7 @@ def roll(input: Tensor, shifts: Dims, dims: Dims | None = None) -> Tensor:
     if len(_ints(shifts)) != len(_ints(dims)):
         raise located(ArgumentError, f"roll: expected as many shifts as dims, got {shifts}, {dims}")
     for shift, dim in pairs:
-        at = axis("roll", dim, input.type.rank)
+        at = own_axis("roll", dim, input.type)
         n = input.type.shape[at]
         start = (n - shift) % n if n != 0 else 0
         if start != 0:
@@ -227,9 +287,11 @@ def _ints(value: Dims) -> Sequence[int]:
 
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The last two dims' matrices with zeros above ``diagonal`` (1 is right of the main one)."""
+    expect_tensor("tril", "input", input)
     return dispatch.apply(Tril(diagonal=diagonal), input)
 
 
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The last two dims' matrices with zeros below ``diagonal`` (1 is right of the main one)."""
+    expect_tensor("triu", "input", input)
     return dispatch.apply(Triu(diagonal=diagonal), input)

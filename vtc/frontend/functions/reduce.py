@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from vtc.errors import ArgumentError, IndexRangeError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise
-from vtc.frontend.functions.arguments import Dims, Number, axes, axis, expect_tensor, is_tensor
-from vtc.frontend.functions.promotion import cast, number
+from vtc.frontend.functions.arguments import (
+    Dims,
+    Number,
+    axes,
+    axis,
+    expect_tensor,
+    is_tensor,
+    sizes,
+)
+from vtc.frontend.functions.promotion import cast, floating, number
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, product
 from vtc.ir.ops.index import Gather
@@ -25,6 +33,13 @@ from vtc.ir.types import DType, bool_, i64, u8
 
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
+
+
+class MinMax(NamedTuple):
+    """What :func:`aminmax` returns."""
+
+    min: Tensor
+    max: Tensor
 
 
 class ValuesIndices(NamedTuple):
@@ -41,6 +56,7 @@ def sum(
     input: Tensor, dim: Dims | None = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
     """The sum over ``dim``, in ``dtype``; by default int64 for bool and integers."""
+    expect_tensor("sum", "input", input)
     x = cast(input, dtype or _summed(input.type.dtype))
     over = axes("sum", dim, x.type.rank)
     return restore(dispatch.apply(Sum(axes=over), x), input, over, keepdim)
@@ -50,6 +66,7 @@ def prod(
     input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
     """The product over ``dim``, in ``dtype``; by default int64 for bool and integers."""
+    expect_tensor("prod", "input", input)
     x = cast(input, dtype or _summed(input.type.dtype))
     over = axes("prod", dim, x.type.rank)
     return restore(dispatch.apply(Prod(axes=over), x), input, over, keepdim)
@@ -177,7 +194,8 @@ def _root(x: Tensor, power: float, at_zero: float) -> Tensor:
 
 def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     """``log(sum(exp(input)))`` over ``dim``, without overflow; -inf over nothing."""
-    dtype = _floating("logsumexp", input)
+    expect_tensor("logsumexp", "input", input)
+    dtype = floating(input.type.dtype)
     over = axes("logsumexp", dim, input.type.rank)
     x = cast(input, dtype.accumulate)
     if _is_empty(input, over):
@@ -192,7 +210,22 @@ def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
 
 def count_nonzero(input: Tensor, dim: Dims | None = None) -> Tensor:
     """How many elements are not zero."""
+    expect_tensor("count_nonzero", "input", input)
     return sum(cast(input, bool_), dim)
+
+
+def sum_to_size(input: Tensor, *size: Any) -> Tensor:
+    """The sum over what broadcasting from ``size`` to the shape of ``input`` would repeat."""
+    want, type = sizes(size), input.type
+    extra = type.rank - len(want)
+    same = [extra >= 0 and n in (1, type.shape[extra + a]) for a, n in enumerate(want)]
+    if extra < 0 or not all_of(same):
+        message = f"expected a size that broadcasts to {type}, got {list(want)}"
+        raise located(TypeCheckError, f"sum_to_size: {message}")
+    ones = [extra + a for a, n in enumerate(want) if n == 1 and type.shape[extra + a] != 1]
+    over = (*range(extra), *ones)
+    total = dispatch.apply(Sum(axes=over), input) if over else input
+    return dispatch.view(Reshape(shape=want), total)
 
 
 # extremes
@@ -247,19 +280,19 @@ def _along(
 
 def amax(input: Tensor, dim: Dims | None = None, keepdim: bool = False) -> Tensor:
     """The largest element over ``dim``; the gradient is shared evenly among equals."""
+    expect_tensor("amax", "input", input)
     return _extreme("amax", Max, input, dim, keepdim)
 
 
 def amin(input: Tensor, dim: Dims | None = None, keepdim: bool = False) -> Tensor:
     """The smallest element over ``dim``; the gradient is shared evenly among equals."""
+    expect_tensor("amin", "input", input)
     return _extreme("amin", Min, input, dim, keepdim)
 
 
-def aminmax(
-    input: Tensor, *, dim: int | None = None, keepdim: bool = False
-) -> tuple[Tensor, Tensor]:
+def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> MinMax:
     """:func:`amin` and :func:`amax` together."""
-    return amin(input, dim, keepdim), amax(input, dim, keepdim)
+    return MinMax(amin(input, dim, keepdim), amax(input, dim, keepdim))
 
 
 def _extreme(
@@ -272,11 +305,13 @@ def _extreme(
 
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The int64 index of the first largest element along ``dim``, or in row-major order of all."""
+    expect_tensor("argmax", "input", input)
     return _arg("argmax", Argmax, input, dim, keepdim)
 
 
 def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The int64 index of the first smallest element along ``dim``, or in row-major order of all."""
+    expect_tensor("argmin", "input", input)
     return _arg("argmin", Argmin, input, dim, keepdim)
 
 
@@ -294,11 +329,13 @@ def _arg(
 
 def any(input: Tensor, dim: Dims | None = None, keepdim: bool = False) -> Tensor:
     """Whether any element over ``dim`` is not zero; uint8 stays uint8."""
+    expect_tensor("any", "input", input)
     return _truth("any", Max, input, dim, keepdim, nothing=False)
 
 
 def all(input: Tensor, dim: Dims | None = None, keepdim: bool = False) -> Tensor:
     """Whether all elements over ``dim`` are not zero; uint8 stays uint8."""
+    expect_tensor("all", "input", input)
     return _truth("all", Min, input, dim, keepdim, nothing=True)
 
 
@@ -311,8 +348,11 @@ def _truth(
     *,
     nothing: bool,
 ) -> Tensor:
-    over = axes(name, dim, input.type.rank)
-    if _is_empty(input, over):
+    none = isinstance(dim, Sequence) and not dim  # these two alone leave all dims then
+    over = () if none else axes(name, dim, input.type.rank)
+    if none:
+        found = cast(input, bool_)
+    elif _is_empty(input, over):
         kept = tuple(n for a, n in enumerate(input.type.shape) if a not in over)
         found = dispatch.constant(nothing, bool_, kept, input.device)
     else:
@@ -329,6 +369,11 @@ def restore(x: Tensor, input: Tensor, over: Sequence[int], keepdim: bool) -> Ten
         return x
     sizes = tuple(1 if a in over else n for a, n in enumerate(input.type.shape))
     return dispatch.view(Reshape(shape=sizes), x)
+
+
+def all_of(found: Sequence[bool]) -> bool:
+    """Python's ``all``, whose name is taken here."""
+    return False not in found
 
 
 def max_of(a: float, b: float) -> float:

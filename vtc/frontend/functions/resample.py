@@ -64,6 +64,7 @@ def interpolate(
     ``mode`` is nearest, nearest-exact, linear, bilinear, trilinear (by rank), bicubic (4 dims) or
     area. ArgumentError for ``antialias``, which is not there.
     """
+    expect_tensor("interpolate", "input", input)
     spatial = input.type.rank - 2
     _check_mode(input, spatial, mode, align_corners, antialias=antialias)
     sizes = [int(n) for n in input.shape[2:]]
@@ -87,6 +88,24 @@ def upsample(
 ) -> Tensor:
     """:func:`interpolate` by its old name."""
     return interpolate(input, size, scale_factor, mode, align_corners)
+
+
+def upsample_nearest(
+    input: Tensor,
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+) -> Tensor:
+    """:func:`interpolate` with mode "nearest"."""
+    return interpolate(input, size, scale_factor, "nearest")
+
+
+def upsample_bilinear(
+    input: Tensor,
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+) -> Tensor:
+    """:func:`interpolate` with mode "bilinear", corners aligned."""
+    return interpolate(input, size, scale_factor, "bilinear", True)
 
 
 def _check_mode(
@@ -192,6 +211,7 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
 
     Likewise ``[N, 3, 4]`` for volumes. Places run from -1 to 1.
     """
+    expect_tensor("affine_grid", "theta", theta)
     sizes = [int(n) for n in size]
     spatial = len(sizes) - 2
     if spatial not in (2, 3) or theta.type.shape[1:] != (spatial, spatial + 1):
@@ -223,6 +243,7 @@ def grid_sample(
     Volumes ``[N, C, D, H, W]`` are read at ``[N, OD, OH, OW, 3]``. ``mode`` is bilinear, nearest or
     bicubic (images); ``padding_mode`` is zeros, border or reflection.
     """
+    expect_tensor("grid_sample", "input", input)
     spatial = _check_grid(input, grid, mode, padding_mode)
     dtype = input.type.dtype
     x, points = cast(input, dtype.accumulate), cast(grid, dtype.accumulate)

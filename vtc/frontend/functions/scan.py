@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, rearrange, reduce, view
-from vtc.frontend.functions.arguments import Number, axis, expect_tensor
+from vtc.frontend.functions.arguments import Number, axis, expect_tensor, own_axis
 from vtc.frontend.functions.promotion import cast, to_float
 from vtc.frontend.functions.reduce import ValuesIndices
 from vtc.frontend.source import located
@@ -158,5 +158,5 @@ def _trapezoids(name: str, y: Tensor, x: Tensor | None, dx: Number, dim: int) ->
         return at, elementwise.mul(pieces, dx) / 2.0
     if x.type.rank == 1:
         x = view.reshape(x, [-1 if a == at else 1 for a in range(y.type.rank)])
-    before, after = _neighbours(x, axis(name, at - y.type.rank, x.type.rank))
+    before, after = _neighbours(x, own_axis(name, at - y.type.rank, x.type))
     return at, elementwise.mul(pieces, after - before) / 2.0

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, index, reduce, subscript, view
-from vtc.frontend.functions.arguments import axis, expect_tensor
-from vtc.frontend.functions.promotion import expand_to, number
+from vtc.frontend.functions.arguments import axis, expect_tensor, own_axis
+from vtc.frontend.functions.promotion import apply_scatter, cast, expand_to, number
 from vtc.frontend.source import located
 from vtc.ir.ops.index import Index, IndexPut, Scatter, ScatterAdd
 from vtc.ir.ops.reduce import highest, lowest
@@ -36,6 +36,7 @@ def scatter_reduce(
     ``reduce`` is sum, prod, mean, amax or amin; without ``include_self`` what ``input`` holds at
     places that are written does not count.
     """
+    expect_tensor("scatter_reduce", "input", input)
     name = "scatter_reduce"
     at, places = axis(name, dim, input.type.rank), _same_rank(name, input, index)
     _check(name, reduce, REDUCES)
@@ -64,8 +65,9 @@ def index_reduce(
     """``input`` with the slices of ``source`` reduced (prod, mean, amax, amin) along ``dim`` where
     the vector ``index`` says.
     """
+    expect_tensor("index_reduce", "input", input)
     name = "index_reduce"
-    at, places = axis(name, dim, input.type.rank), _vector(name, index)
+    at, places = own_axis(name, dim, input.type), _vector(name, index)
     _check(name, reduce, REDUCES[1:])
     shape = (*input.type.shape[:at], *places.type.shape, *input.type.shape[at + 1 :])
     want = input.type.with_shape(shape)
@@ -97,8 +99,8 @@ def _reduced(
         nothing = number(_identity(how, dtype), dtype, places.type.shape)
         start = dispatch.apply(Scatter(axis=at), x, places, nothing)
     if how in _FN:
-        return dispatch.apply(ScatterReduce(axis=at, fn=_FN[how]), start, places, src)
-    total = dispatch.apply(ScatterAdd(axis=at), start, places, src)
+        return apply_scatter(ScatterReduce(axis=at, fn=_FN[how]), start, places, src)
+    total = apply_scatter(ScatterAdd(axis=at), start, places, src)
     if how == "sum":
         return total
     return _mean(total, at, places, src, include_self=include_self)
@@ -121,8 +123,9 @@ def _mean(total: Tensor, at: int, places: Tensor, src: Tensor, *, include_self: 
     ones = number(1, i64, src.type.shape)
     found = dispatch.apply(ScatterAdd(axis=at), counts, places, ones)
     count = elementwise.clamp(found, min=1)
-    whole = total.type.dtype.kind == "int"
-    return elementwise.div(total, count, rounding_mode="floor" if whole else None)
+    dtype = total.type.dtype
+    rounding = "floor" if dtype.kind == "int" else None
+    return elementwise.div(total, cast(count, dtype), rounding_mode=rounding)
 
 
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
@@ -155,6 +158,8 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 
 def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
     """``input`` with ``source`` set, or added, at ``index`` in row-major order."""
+    expect_tensor("put", "input", input)
+    expect_tensor("put", "index", index)
     expect_tensor("put", "source", source)
     if source.type.dtype is not input.type.dtype or source.type.numel != index.type.numel:
         want = f"expected a source of {input.type.dtype} with an element for each of {index.type}"
@@ -162,7 +167,7 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
     places = subscript.wrapped(_integers("put", index), input.numel())
     op = IndexPut(axes=(0,), accumulate=accumulate)
     values = view.reshape(source, places.type.shape)
-    out = dispatch.apply(op, view.flatten(input), values, places)
+    out = apply_scatter(op, view.flatten(input), values, places)
     return view.reshape(out, input.type.shape)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from vtc.errors import ArgumentError, IndexRangeError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, rearrange, reduce, view
-from vtc.frontend.functions.arguments import axis, expect_tensor, is_tensor
+from vtc.frontend.functions.arguments import axis, expect_tensor, is_number, is_tensor
 from vtc.frontend.functions.promotion import cast, expand_to, number
 from vtc.frontend.functions.reduce import ValuesIndices
 from vtc.frontend.source import located
@@ -104,6 +104,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Valu
 
     NaN where there is a NaN. Of equal elements any may be named.
     """
+    expect_tensor("median", "input", input)
     if dim is None:
         flat = view.reshape(input, (input.type.numel,))
         return _of_all(flat) if flat.type.shape == (0,) else _median("median", flat, 0).values
@@ -114,6 +115,7 @@ def nanmedian(
     input: Tensor, dim: int | None = None, keepdim: bool = False
 ) -> ValuesIndices | Tensor:
     """:func:`median` of the elements that are not NaN; NaN where there are none."""
+    expect_tensor("nanmedian", "input", input)
     if dim is None:
         flat = view.reshape(input, (input.type.numel,))
         return _of_all(flat) if flat.type.shape == (0,) else _median("nanmedian", flat, 0).values
@@ -225,6 +227,9 @@ def _quantile(
 
 def _shares(name: str, q: float | Tensor, input: Tensor) -> Tensor:
     if not is_tensor(q):
+        if not is_number(q):
+            got = f"got {type(q).__name__}"
+            raise located(ArgumentError, f"{name}: expected q to be a number or a Tensor, {got}")
         if not 0 <= q <= 1:
             raise located(ArgumentError, f"{name}: expected 0 <= q <= 1, got {q}")
         return number(q, input.type.dtype)

@@ -15,9 +15,18 @@ from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, reduce
 from vtc.frontend.functions.arguments import Value, expect_tensor, is_tensor
 from vtc.frontend.functions.info import finfo
-from vtc.frontend.functions.promotion import cast, meet, plain, pointwise, result_type, to_float
+from vtc.frontend.functions.promotion import (
+    cast,
+    floating,
+    meet,
+    plain,
+    pointwise,
+    result_type,
+    to_float,
+)
 from vtc.frontend.source import located
 from vtc.ir.ops import special, trigonometric
+from vtc.ir.ops.logic import Signbit
 from vtc.ir.types import c128, f64
 
 if TYPE_CHECKING:
@@ -124,6 +133,7 @@ def log1p(input: Tensor) -> Tensor:
 
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """``log(p / (1 - p))``; with ``eps``, of ``input`` brought into ``[eps, 1 - eps]``."""
+    expect_tensor("logit", "input", input)
     p = to_float(input)
     p = p if eps is None else elementwise.clamp(p, eps, 1 - eps)
     return elementwise.log(elementwise.div(p, elementwise.sub(1, p)))
@@ -136,7 +146,10 @@ def logaddexp(input: Value, other: Value) -> Tensor:
 
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """``log2(2 ** input + 2 ** other)`` without overflow."""
-    x, y = (elementwise.mul(v, math.log(2.0)) for v in (input, other))
+    expect_tensor("logaddexp2", "input", input)
+    expect_tensor("logaddexp2", "other", other)
+    dtype = floating(result_type(input, other))
+    x, y = (elementwise.mul(cast(v, dtype), math.log(2.0)) for v in (input, other))
     return elementwise.mul(logaddexp(x, y), 1 / math.log(2.0))
 
 
@@ -202,17 +215,15 @@ def positive(input: Tensor) -> Tensor:
 
 
 def signbit(input: Tensor) -> Tensor:
-    """Where the sign is minus, as that of -0.0 is; false for every NaN."""
+    """Where the sign is minus, as that of -0.0 and of some NaNs is."""
     expect_tensor("signbit", "input", input)
-    below = comparison.lt(input, 0)
     if input.type.dtype.kind != "float":
-        return below
-    x = input.detach()
-    return comparison.logical_or(below, comparison.lt(elementwise.div(1, x), 0))
+        return comparison.lt(input, 0)
+    return pointwise(Signbit(), input)
 
 
 def copysign(input: Tensor, other: Value) -> Tensor:
-    """``input`` with the sign of ``other``; NaN counts as positive."""
+    """``input`` with the sign of ``other``."""
     x, y = meet("copysign", result_type(input, other), input, other)
     size = elementwise.abs(to_float(x))
     found: Tensor = comparison.where(signbit(y), elementwise.neg(size), size)

@@ -21,8 +21,10 @@ from vtc.frontend.functions.arguments import (
     Where,
     axis,
     expect_tensor,
+    own_axis,
     place,
 )
+from vtc.frontend.functions.creation import empty
 from vtc.frontend.functions.promotion import cast, result_type
 from vtc.frontend.functions.rearrange import cat, flip
 from vtc.frontend.functions.reduce import sum
@@ -76,6 +78,7 @@ def as_strided(
 
 def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """The elements where ``dim2`` is at ``dim1`` plus ``offset``, as the last dim: a view."""
+    expect_tensor("diagonal", "input", input)
     first, second = _two("diagonal", input.type.rank, dim1, dim2)
     return dispatch.view(Diagonal(axis1=first, axis2=second, offset=int(offset)), input)
 
@@ -92,6 +95,7 @@ def _two(name: str, rank: int, dim1: int, dim2: int) -> tuple[int, int]:
 
 def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     """The diagonal of a matrix, or a matrix with the vector ``input`` on its diagonal."""
+    expect_tensor("diag", "input", input)
     if input.type.rank == 1:
         return diag_embed(input, diagonal)
     if input.type.rank != 2:
@@ -109,6 +113,7 @@ def diagflat(input: Tensor, offset: int = 0) -> Tensor:
 
 def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
     """Zeros with the last dim of ``input`` on the diagonals of new dims ``dim1`` and ``dim2``."""
+    expect_tensor("diag_embed", "input", input)
     if not input.type.rank:
         message = f"diag_embed: expected 1 dim or more, got {input.type}"
         raise located(TypeCheckError, message)
@@ -120,6 +125,7 @@ def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -
 
 def trace(input: Tensor) -> Tensor:
     """The sum of a matrix's diagonal."""
+    expect_tensor("trace", "input", input)
     if input.type.rank != 2:
         raise located(TypeCheckError, f"trace: expected a matrix, got {input.type}")
     return sum(_diagonal(input))
@@ -153,6 +159,7 @@ def _matrix(x: Tensor) -> Tensor:
 
 def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
     """``input`` turned by ``k`` quarters in the plane of ``dims``, from the first to the second."""
+    expect_tensor("rot90", "input", input)
     if len(dims) != 2:
         raise located(ArgumentError, f"rot90: expected two dims, got {tuple(dims)}")
     first, second = _two("rot90", input.type.rank, *dims)
@@ -169,6 +176,7 @@ def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
 
 def fliplr(input: Tensor) -> Tensor:
     """Columns in reverse order."""
+    expect_tensor("fliplr", "input", input)
     if input.type.rank < 2:
         raise located(TypeCheckError, f"fliplr: expected 2 dims or more, got {input.type}")
     return flip(input, 1)
@@ -176,6 +184,7 @@ def fliplr(input: Tensor) -> Tensor:
 
 def flipud(input: Tensor) -> Tensor:
     """Rows in reverse order."""
+    expect_tensor("flipud", "input", input)
     if input.type.rank < 1:
         raise located(TypeCheckError, f"flipud: expected 1 dim or more, got {input.type}")
     return flip(input, 0)
@@ -216,11 +225,13 @@ def diagonal_scatter(
     input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> Tensor:
     """``input`` with ``src`` on the diagonal that :func:`diagonal` shows."""
+    expect_tensor("diagonal_scatter", "input", input)
     return _written(input, src, lambda x: diagonal(x, offset, dim1, dim2))
 
 
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     """``input`` with ``src`` at ``index`` along ``dim``."""
+    expect_tensor("select_scatter", "input", input)
     return _written(input, src, lambda x: view.select(x, dim, index))
 
 
@@ -233,9 +244,71 @@ def slice_scatter(
     step: int = 1,
 ) -> Tensor:
     """``input`` with ``src`` at ``start:end:step`` along ``dim``."""
-    at = axis("slice_scatter", dim, input.type.rank)
+    expect_tensor("slice_scatter", "input", input)
+    at = own_axis("slice_scatter", dim, input.type)
     key = (*[slice(None)] * at, slice(start, end, step))
     return _written(input, src, lambda x: x[key])
+
+
+def as_strided_scatter(
+    input: Tensor,
+    src: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    storage_offset: int | None = None,
+) -> Tensor:
+    """``input`` with ``src`` where :func:`as_strided` looks."""
+    expect_tensor("as_strided_scatter", "input", input)
+    expect_tensor("as_strided_scatter", "src", src)
+    return _written(input, src, lambda x: as_strided(x, size, stride, storage_offset))
+
+
+def empty_strided(
+    size: Sequence[int],
+    stride: Sequence[int],
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A tensor to be written whose elements lie ``stride`` apart in memory; 0 until then."""
+    last = 1
+    for n, step in zip(size, stride, strict=True):
+        last += (int(n) - 1) * int(step)
+    memory = empty(last if all(size) else 0, dtype=dtype, device=device)
+    found = as_strided(memory, size, stride).detach()
+    return found.requires_grad_() if requires_grad else found
+
+
+def empty_permuted(
+    size: Sequence[int],
+    physical_layout: Sequence[int],
+    *,
+    dtype: DType | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A tensor to be written whose dims lie in memory in the order ``physical_layout``."""
+    shape = dispatch.sizes(size)
+    order = [axis("empty_permuted", d, len(shape)) for d in physical_layout]
+    if sorted(order) != list(range(len(shape))):
+        message = f"expected each of {len(shape)} dims once, got {tuple(physical_layout)}"
+        raise located(ArgumentError, f"empty_permuted: {message}")
+    memory = empty([shape[a] for a in order], dtype=dtype, device=device)
+    found = view.permute(memory, [order.index(a) for a in range(len(shape))]).detach()
+    return found.requires_grad_() if requires_grad else found
+
+
+def new_empty_strided(
+    input: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    dtype: DType | None = None,
+    device: Where = None,
+) -> Tensor:
+    """:func:`empty_strided` in the dtype of ``input``."""
+    want, there = dtype or input.type.dtype, device or input.device
+    return empty_strided(size, stride, dtype=want, device=there)
 
 
 def _written(input: Tensor, src: Tensor, shown: Callable[[Tensor], Tensor]) -> Tensor:

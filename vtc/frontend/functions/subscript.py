@@ -21,8 +21,8 @@ import numpy as np
 from vtc.errors import ArgumentError, CaptureError, IndexRangeError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, view
-from vtc.frontend.functions.arguments import Value, is_tensor, show
-from vtc.frontend.functions.promotion import cast, common_shape, expand_to, fit
+from vtc.frontend.functions.arguments import Value, expect_tensor, is_tensor, show
+from vtc.frontend.functions.promotion import apply_scatter, cast, common_shape, expand_to, fit
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, floordiv
 from vtc.ir.ops.block import DynamicSlice, DynamicUpdate
@@ -146,13 +146,14 @@ def _placed(shown: Tensor, picks: Sequence[Pick], value: Value, *, accumulate: b
         count = range(len(spot))
         values = view.movedim(values, [first + i for i in count], [axes[0] + i for i in count])
     op = IndexPut(axes=axes, accumulate=accumulate)
-    return dispatch.apply(op, shown, values, *indices)
+    return apply_scatter(op, shown, values, *indices)
 
 
 def index_put(
     input: Tensor, indices: Sequence[Tensor | None], values: Value, *, accumulate: bool
 ) -> Tensor:
     """``input`` with ``values`` set, or added, at ``input[indices]``, where None is a whole dim."""
+    expect_tensor("index_put", "input", input)
     lines = [i if i is None or i.type.rank else view.unsqueeze(i, 0) for i in indices]
     _, marks, _ = _read(input, tuple(slice(None) if i is None else i for i in lines))
     picks = _known(input, marks, "index_put needs the mask's count; use vtc.where(mask, values, x)")

@@ -11,8 +11,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vtc.errors import ArgumentError, IndexRangeError, TypeCheckError
-from vtc.frontend import dispatch
-from vtc.frontend.functions.arguments import Dims, axes, axis, flat, is_tensor, show, sizes
+from vtc.frontend import dispatch, layout
+from vtc.frontend.functions.arguments import (
+    Dims,
+    axes,
+    axis,
+    expect_tensor,
+    flat,
+    is_tensor,
+    own_axis,
+    show,
+    sizes,
+)
 from vtc.frontend.functions.promotion import common_shape, expand_to
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, floordiv, product
@@ -27,7 +37,11 @@ if TYPE_CHECKING:
 
 def reshape(input: Tensor, *shape: Any) -> Tensor:
     """``input`` in row-major order under ``shape``; one size may be -1. A view if it can be."""
-    return dispatch.view(Reshape(shape=_inferred("reshape", input, sizes(shape))), input)
+    expect_tensor("reshape", "input", input)
+    op = Reshape(shape=_inferred("reshape", input, sizes(shape)))
+    if dispatch.is_capturing() and layout.moves(input, op.shape):
+        return dispatch.apply(op, input)
+    return dispatch.view(op, input)
 
 
 def view(input: Tensor, *shape: Any) -> Tensor:
@@ -68,6 +82,7 @@ def _inferred(name: str, input: Tensor, shape: tuple[Size, ...]) -> tuple[Size, 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Dims ``start_dim`` to ``end_dim`` as one; a 0-d tensor becomes one element."""
+    expect_tensor("flatten", "input", input)
     shape = input.type.shape or (1,)
     first = axis("flatten", start_dim, len(shape))
     last = axis("flatten", end_dim, len(shape))
@@ -79,7 +94,8 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
     """Dim ``dim`` split into ``sizes``, one of which may be -1."""
-    at = axis("unflatten", dim, input.type.rank)
+    expect_tensor("unflatten", "input", input)
+    at = own_axis("unflatten", dim, input.type)
     shape = input.type.shape
     parts = list(dispatch.sizes(sizes))
     if parts.count(-1) == 1:
@@ -97,6 +113,7 @@ def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
 
 def squeeze(input: Tensor, dim: Dims | None = None) -> Tensor:
     """Without the dims of size 1, or without those of ``dim`` that are of size 1."""
+    expect_tensor("squeeze", "input", input)
     type = input.type
     over = range(type.rank) if dim is None or dim == () else axes("squeeze", dim, type.rank)
     gone = [a for a in over if type.shape[a] == 1]
@@ -106,6 +123,7 @@ def squeeze(input: Tensor, dim: Dims | None = None) -> Tensor:
 
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """With a dim of size 1 at ``dim`` of the result."""
+    expect_tensor("unsqueeze", "input", input)
     at = axis("unsqueeze", dim, input.type.rank + 1)
     shape = input.type.shape
     return dispatch.view(Reshape(shape=(*shape[:at], 1, *shape[at:])), input)
@@ -113,6 +131,7 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 
 def expand(input: Tensor, *size: Any) -> Tensor:
     """Dims of size 1 repeated to ``size``, which may have more dims in front; -1 keeps a size."""
+    expect_tensor("expand", "input", input)
     want = sizes(size)
     type = input.type
     extra = len(want) - type.rank
@@ -151,6 +170,7 @@ def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """Dim ``i`` of the result is dim ``dims[i]`` of ``input``."""
+    expect_tensor("permute", "input", input)
     rank = input.type.rank
     order = tuple(axis("permute", d, rank) for d in flat(dims))
     if sorted(order) != list(range(rank)):
@@ -162,6 +182,7 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """With dims ``dim0`` and ``dim1`` swapped."""
+    expect_tensor("transpose", "input", input)
     rank = input.type.rank
     a, b = axis("transpose", dim0, rank), axis("transpose", dim1, rank)
     order = list(range(rank))
@@ -172,6 +193,7 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
 
 def t(input: Tensor) -> Tensor:
     """A matrix with its dims swapped; a vector as it is."""
+    expect_tensor("t", "input", input)
     if input.type.rank > 2:
         raise located(TypeCheckError, f"t: expected 2 dims or fewer, got {input.type}")
     return reverse_dims(input)
@@ -184,6 +206,7 @@ def reverse_dims(input: Tensor) -> Tensor:
 
 def matrix_transpose(input: Tensor) -> Tensor:
     """The last two dims swapped: ``x.mT``."""
+    expect_tensor("matrix_transpose", "input", input)
     if input.type.rank < 2:
         raise located(TypeCheckError, f"mT: expected 2 dims or more, got {input.type}")
     return transpose(input, -2, -1)
@@ -196,11 +219,14 @@ def adjoint(input: Tensor) -> Tensor:
 
 def ravel(input: Tensor) -> Tensor:
     """All dims as one."""
-    return reshape(input, (-1,)) if input.type.numel != 0 else reshape(input, (0,))
+    expect_tensor("ravel", "input", input)
+    dense = contiguous(input)
+    return reshape(dense, (-1,)) if input.type.numel != 0 else reshape(dense, (0,))
 
 
 def movedim(input: Tensor, source: Dims, destination: Dims) -> Tensor:
     """Dims ``source`` moved to ``destination``; the others keep their order."""
+    expect_tensor("movedim", "input", input)
     rank = input.type.rank
     froms, tos = (
         [axis("movedim", d, rank) for d in (x if isinstance(x, Sequence) else [x])]
@@ -209,6 +235,8 @@ def movedim(input: Tensor, source: Dims, destination: Dims) -> Tensor:
     good = len(froms) == len(tos) == len(set(froms)) == len(set(tos))
     if not good:
         raise located(ArgumentError, f"movedim: expected as many distinct dims, got {froms}, {tos}")
+    if not rank:
+        return dispatch.view(Permute(axes=()), input)
     order = [a for a in range(rank) if a not in froms]
     for to, start in sorted(zip(tos, froms, strict=True)):
         order.insert(to, start)
@@ -224,7 +252,8 @@ moveaxis = movedim
 
 def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     """``length`` elements along ``dim`` from ``start`` on; ``start`` may be a 0-d tensor."""
-    at = axis("narrow", dim, input.type.rank)
+    expect_tensor("narrow", "input", input)
+    at = own_axis("narrow", dim, input.type)
     n, count = input.type.shape[at], dispatch.size(length)
     if is_tensor(start) and dispatch.is_capturing():
         shape = list(input.type.shape)
@@ -244,6 +273,11 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     return cut(input, {at: (first, first + count)})
 
 
+def narrow_copy(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
+    """A copy of what :func:`narrow` shows."""
+    return narrow(input, dim, start, length).clone()
+
+
 def _surely_less(a: Size, b: Size) -> bool:
     return isinstance(a, int) and isinstance(b, int) and a < b
 
@@ -257,14 +291,16 @@ def cut(input: Tensor, ranges: dict[int, tuple[Size, Size]]) -> Tensor:
 
 def select(input: Tensor, dim: int, index: Any) -> Tensor:
     """The slice at ``index`` along ``dim``, which is dropped; ``index`` may be a 0-d tensor."""
-    at = axis("select", dim, input.type.rank)
+    expect_tensor("select", "input", input)
+    at = own_axis("select", dim, input.type)
     key: list[Any] = [slice(None)] * at
     return input[(*key, index)]
 
 
 def split(input: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, ...]:
     """Parts of ``split_size`` along ``dim``, the last maybe smaller, or of the sizes in a list."""
-    at = axis("split", dim, input.type.rank)
+    expect_tensor("split", "input", input)
+    at = own_axis("split", dim, input.type)
     n = input.type.shape[at]
     if isinstance(split_size, Sequence):
         parts = list(dispatch.sizes(split_size))
@@ -279,6 +315,12 @@ def split(input: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, ...]:
         raise located(ArgumentError, f"split: expected a size >= 1, got {size}")
     count = max(1, -(-whole // size)) if size else 1
     return _parts(input, at, [min(size, whole - i * size) for i in range(count)])
+
+
+def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """Parts of ``split_sizes`` along ``dim``."""
+    expect_tensor("split_with_sizes", "input", input)
+    return split(input, list(split_sizes), dim)
 
 
 def total(sizes: Sequence[Size]) -> Size:
@@ -300,7 +342,8 @@ def _parts(input: Tensor, at: int, lengths: Sequence[Size]) -> tuple[Tensor, ...
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most ``chunks`` parts of one size along ``dim``; the last may be smaller."""
-    at = axis("chunk", dim, input.type.rank)
+    expect_tensor("chunk", "input", input)
+    at = own_axis("chunk", dim, input.type)
     if chunks < 1:
         raise located(ArgumentError, f"chunk: expected chunks >= 1, got {chunks}")
     n = input.type.shape[at]
@@ -320,7 +363,8 @@ def _even(input: Tensor, at: int, n: Size, chunks: int) -> list[Size]:
 
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """The slices along ``dim``, which is dropped."""
-    at = axis("unbind", dim, input.type.rank)
+    expect_tensor("unbind", "input", input)
+    at = own_axis("unbind", dim, input.type)
     return tuple(select(input, at, i) for i in range(int(input.shape[at])))
 
 
@@ -330,6 +374,8 @@ def contiguous(input: Tensor) -> Tensor:
 
 
 def is_contiguous(input: Tensor) -> bool:
-    """Whether the elements lie in row-major order; a traced tensor is taken to."""
-    array = input._array
-    return dispatch.is_capturing() or array is None or array.flags.c_contiguous
+    """Whether the elements lie in row-major order; what a trace computed is taken to."""
+    expect_tensor("is_contiguous", "input", input)
+    if dispatch.is_capturing():
+        return layout.is_dense(input)
+    return input._array is None or input._array.flags.c_contiguous

@@ -199,7 +199,8 @@ class SliceUpdate(Pointwise):
 
 
 def _check_block(op: Op, x: TensorType, sizes: Sequence[Size], starts: Sequence[Any]) -> None:
-    fits = len(sizes) == x.rank and all(map(at_most, sizes, x.shape))
+    inside = all(at_most(0, n) and at_most(n, m) for n, m in zip(sizes, x.shape, strict=False))
+    fits = len(sizes) == x.rank and inside
     op.check(fits, f"expected a block inside {x}, got sizes {tuple(sizes)}")
     op.check(len(starts) == x.rank, f"expected {x.rank} starts for {x}, got {len(starts)}")
     for start in starts:

@@ -2,6 +2,7 @@
 
     h: f32[B, 512] = matmul(x, w)
     dw: f32[784, 512] = matmul(x, dh, transpose_x=True)
+    y: bf16[B, 512] = matmul_add(x, w, c, beta=0.5)
 
 Half types accumulate in f32; integers wrap.
 """
@@ -14,9 +15,11 @@ from typing import Any, final
 
 import numpy as np
 
+from vtc.errors import TypeCheckError
 from vtc.ir.dims import Size
 from vtc.ir.op import Needs, Op, Sample, tensor_type
 from vtc.ir.ops import draw
+from vtc.ir.ops.composite import Composite, floating, wide
 from vtc.ir.ops.expr import Expr, Exprs
 from vtc.ir.types import Array, TensorType, Type
 
@@ -87,6 +90,51 @@ class Matmul(Op):
         yield Sample(cls(), (draw.normal(rng, 0, 4), draw.normal(rng, 4, 2)))
         yield Sample(cls(), (draw.normal(rng, 3, 0), draw.normal(rng, 0, 2)))
         yield Sample(cls(), (rng.integers(-9, 9, (2, 3)), rng.integers(-9, 9, (3, 2))))
+
+
+@final
+@dataclass(frozen=True)
+class MatmulAdd(Composite):
+    """``alpha * (x @ y) + beta * c``, rounded once. ``c`` has the type of the result.
+
+    Eager products of low precision are such; a captured program has a product and a sum, which
+    become one kernel.
+    """
+
+    transpose_y: bool = False
+    alpha: float = 1.0
+    beta: float = 1.0
+    arity = (3, 3)
+
+    def accept(self, x: TensorType, y: TensorType, c: TensorType) -> None:
+        floating(self, x)
+        try:
+            want = Matmul(transpose_y=self.transpose_y).infer(x, y)
+        except TypeCheckError as e:
+            raise TypeCheckError(str(e).replace(Matmul.name, self.name, 1)) from None
+        self.check(c == want, f"expected {want} to be added, got {c}")
+
+    def decompose(self, *inputs: Expr) -> Expr:
+        x, y, c = inputs
+        return self._sum(x.matmul(y, transpose_y=self.transpose_y), c)
+
+    def expand(self, *inputs: Expr) -> Expr:
+        """The product is one of the operands' own dtype: kernels do not round it before the sum."""
+        x, y, c = inputs
+        product = x.matmul(y, transpose_y=self.transpose_y)
+        return self._sum(wide(product), wide(c)).cast(c.dtype)
+
+    def _sum(self, product: Expr, c: Expr) -> Expr:
+        product = product if self.alpha == 1 else product * self.alpha
+        return product + (c if self.beta == 1 else c * self.beta)
+
+    @classmethod
+    def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:
+        x, y, c = draw.normal(rng, 3, 5), draw.normal(rng, 5, 4), draw.normal(rng, 3, 4)
+        yield Sample(cls(), (x, y, c))
+        yield Sample(cls(transpose_y=True, alpha=-0.5, beta=3.0), (x, y.T.copy(), c))
+        batched = draw.normal(rng, 2, 3, 5), draw.normal(rng, 2, 5, 1), draw.normal(rng, 2, 3, 1)
+        yield Sample(cls(beta=2.0), batched)
 
 
 def _matrix(x: TensorType, transpose: bool) -> tuple[Size, Size]:

@@ -216,6 +216,8 @@ class TransposedConvolution(Convolving, abstract=True):
         positive = min(*self.stride, *self.dilation, 1) >= 1 and min(self.padding) >= 0
         got = f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}"
         self.check(positive, f"expected steps >= 1 and padding >= 0, got {got}")
+        grown = len(self.output_padding) == len(self.stride)
+        self.check(grown, f"expected {len(self.stride)} ints, got {self.output_padding}")
         steps = zip(self.output_padding, self.stride, self.dilation, strict=True)
         less = all(0 <= o < max(s, d) for o, s, d in steps)
         self.check(less, f"expected {self.output_padding} below stride or dilation, got {got}")

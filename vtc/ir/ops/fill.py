@@ -76,7 +76,9 @@ _PYTHON = {"bool": bool, "int": int, "float": float, "complex": complex}
 
 
 def is_number(value: Number, dtype: DType) -> bool:
-    """Whether ``dtype`` can hold ``value``; floats hold any, rounded."""
+    """Whether ``dtype`` can hold ``value``; floats hold any that is real, rounded."""
+    if isinstance(value, complex):
+        return dtype.kind == "complex"
     match dtype.kind:
         case "bool":
             return value in (0, 1)

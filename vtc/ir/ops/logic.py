@@ -128,6 +128,21 @@ class Isnan(Elementwise):
 
 @final
 @dataclass(frozen=True)
+class Signbit(Elementwise):
+    """Whether the sign is minus, as that of -0.0 and of some NaNs is."""
+
+    promotion = "compare"
+    kinds = FLOATS
+
+    def reference(self, x: Array) -> Array:
+        return np.signbit(x)
+
+    def lower(self, s: Scalars, x: Scalar) -> Scalar:
+        return s.unary("signbit", x)
+
+
+@final
+@dataclass(frozen=True)
 class LogicalNot(Elementwise):
     """``not x``; every bit of an integer flipped."""
 

@@ -43,6 +43,8 @@ class Pool(Composite, abstract=True):
         counts = {len(self.kernel), len(self.stride), len(self.padding), len(self.spread)}
         self.check(counts == {self.spatial}, f"expected {self.spatial} ints for {x}, got {self}")
         check_windows(self, x, self.kernel, self.stride, self.padding, self.spread)
+        extra = len(self.extra) in (0, self.spatial) and min(self.extra, default=0) >= 0
+        self.check(extra, f"expected {self.spatial} ints >= 0 as extra, got {self.extra}")
         half = all(2 * p <= k for p, k in zip(self.padding, self.kernel, strict=True))
         limit = f"expected padding of at most half of {self.kernel}, got {self.padding}"
         self.check(half, limit)

@@ -22,6 +22,7 @@ import numpy as np
 
 from vtc.ir.dims import Size, floordiv, mod
 from vtc.ir.op import Needs, Op, Pointwise, Sample, tensor_type
+from vtc.ir.ops.view import at_most
 from vtc.ir.scalar import Index, Operand, Scalar, Scalars
 from vtc.ir.types import Array, DType, TensorType, Type, bf16, f16, f32, f64, i64
 
@@ -46,6 +47,8 @@ class Random(Pointwise, abstract=True):
 
     def infer(self, state: Type) -> Type:
         check_state(self, state)
+        sizes = self.drawn.shape
+        self.check(all(at_most(0, n) for n in sizes), f"expected sizes, got {sizes}")
         return self.drawn
 
     def lifted(self, size: Size, *inputs: Any) -> Op:

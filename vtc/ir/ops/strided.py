@@ -117,7 +117,8 @@ class Undiagonal(Pointwise):
     def infer(self, x: Type) -> TensorType:
         x = tensor_type(self, x)
         self.check(x.rank >= 1, f"expected 1 axis or more, got {x}")
-        self.check(all(at_most(0, n) for n in self.sizes), f"expected sizes, got {self.sizes}")
+        sizes = len(self.sizes) == 2 and all(at_most(0, n) for n in self.sizes)
+        self.check(sizes, f"expected two sizes, got {self.sizes}")
         rows, columns = self.sizes
         length = _length(rows, columns, self.offset)
         self.check(x.shape[-1] == length, f"expected {length} elements for a diagonal, got {x}")
