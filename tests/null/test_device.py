@@ -2,6 +2,7 @@
 
 import pytest
 
+import vtc
 from vtc.errors import DeviceError
 from vtc.runtime.device import Device
 
@@ -36,3 +37,31 @@ def test_there_is_one_cpu():
     assert Device.parse("cpu:0") == Device("cpu", 0) == Device("cpu")
     with pytest.raises(DeviceError, match="expected cpu, the only one there is, got 'cpu:1'"):
         Device.parse("cpu:1")
+
+
+def test_a_with_statement_says_where_new_tensors_go():
+    there = Device("cuda", 1)
+    assert vtc.get_default_device() == Device("cpu")
+    with there as found:
+        assert found is there is vtc.get_default_device()
+        with vtc.device("cpu"):
+            assert vtc.ones(2).device == vtc.get_default_device() == Device("cpu")
+        with there:
+            pass
+        assert vtc.get_default_device() == there
+    assert vtc.get_default_device() == Device("cpu")
+
+
+def test_a_function_is_compiled_anew_where_new_tensors_go_elsewhere():
+    seen = []
+
+    @vtc.compile
+    def f(x):
+        seen.append(vtc.get_default_device())
+        return x + 1
+
+    with vtc.device("cuda"):
+        f(vtc.ones(2, device="cpu"))
+    f(vtc.ones(2))
+    f(vtc.ones(2))
+    assert seen == [Device("cuda"), Device("cpu")]

@@ -1,5 +1,6 @@
 """Tensors, modules and optimizers as bytes: what is shared stays shared, and computes as before."""
 
+import copy
 import pickle
 
 import pytest
@@ -39,6 +40,30 @@ def test_what_comes_back(x):
     assert (y.type, y.device, y.requires_grad) == (x.type, x.device, x.requires_grad)
     assert y.tolist() == x.tolist()
     assert y.double().sum().item() == x.double().sum().item()  # it computes
+
+
+def test_a_small_result_takes_only_its_own_memory_along():
+    double = vtc.compile(lambda x: x * 2)
+    found = [double(vtc.arange(4.0)) for _ in range(5)]  # parts of one page, but the first
+    for x in found:
+        assert len(pickle.dumps(x)) < 400
+        y, row = again((x, x[1:]))
+        row[0] = 9.0
+        assert y.tolist() == [0.0, 9.0, 4.0, 6.0]
+
+
+def test_deep_copies_share_what_they_shared():
+    x = vtc.arange(6.0, requires_grad=True)
+    x.square().sum().backward()
+    double = vtc.compile(lambda x: x * 2)
+    for base in (x.detach(), x.detach().view(2, 3).t(), double(x.detach()), double(x.detach())):
+        whole, rest, leaf = copy.deepcopy([base, base[1:], x])
+        rest[...] = 9.0
+        assert (whole[1:] == 9.0).all()
+        assert not (base == 9.0).any()
+        assert leaf.requires_grad
+        assert leaf.grad.tolist() == x.grad.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+        assert leaf.grad is not x.grad
 
 
 def test_a_model_goes_on_training():

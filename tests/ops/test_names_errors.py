@@ -37,6 +37,8 @@ REFUSED = [
     ("asarray(X, dtype=vtc.float64, copy=False)", ArgumentError, "needs a copy"),
     ("range(2, 1)", ArgumentError, "range: expected end to lie beyond start"),
     ("Tensor.sum_to_size(X, 3, 2)", TypeCheckError, "expected a size that broadcasts"),
+    ("Tensor.__int__(X)", ArgumentError, r"int\(\): expected one element, got f32"),
+    ("Tensor.__float__(X)", ArgumentError, r"float\(\): expected one element, got f32"),
     ("empty_permuted((2, 3), (0, 0))", ArgumentError, "expected each of 2 dims once"),
     ("Tensor.float_power_(X, 2)", TypeCheckError, "expected a tensor of float64"),
     ("mvlgamma(X, 0)", ArgumentError, "mvlgamma: expected p >= 1, got 0"),

@@ -86,6 +86,9 @@ NUMBERS = [
     "x.sum_to_size(1, 4)",
     "x.sum_to_size((3, 1))",
     "z.sum_to_size(3, 1)",
+    "n.sum_to_size(1, 4)",
+    "n.sum_to_size(3, 4)",
+    "b.sum_to_size(3, 1)",
     "T.as_strided_scatter(x.detach(), q * s, (2, 2), (4, 1), 1)",
 ]
 

@@ -22,7 +22,7 @@ from vtc.frontend.source import located
 from vtc.ir.dims import Size, Sym
 from vtc.ir.op import Op, make
 from vtc.ir.types import Array, DType, f32
-from vtc.runtime.device import Device
+from vtc.runtime.device import Device, scopes
 
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
@@ -403,7 +403,7 @@ def is_capturing() -> bool:
 
 def default_device() -> Device:
     """Where new tensors go."""
-    return _process.device
+    return (_process.device, *scopes())[-1]
 
 
 def set_default_device(device: Device | str) -> None:

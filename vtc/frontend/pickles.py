@@ -17,7 +17,7 @@ import numpy as np
 from vtc.frontend import devices
 from vtc.frontend.tensor import Storage, Tensor, concrete_tensor
 from vtc.ir.types import Array
-from vtc.runtime.buffer import address
+from vtc.runtime.buffer import address, whole
 
 Made = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -37,9 +37,7 @@ def reduce_storage(storage: Storage) -> Made:
 
 def _owner(array: Array) -> tuple[Array, Array]:
     """The array whose memory ``array`` shows, and ``array``; twice a copy where that has gaps."""
-    owner = array
-    while isinstance(owner.base, np.ndarray):
-        owner = owner.base
+    owner = whole(array)
     if owner.size and (owner.flags.c_contiguous or owner.flags.f_contiguous):
         return owner, array
     dense = array.copy()

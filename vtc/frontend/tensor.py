@@ -7,6 +7,7 @@ how (``_link``), so a write through it reaches the base, and gradients know.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, cast, final
@@ -27,7 +28,7 @@ from vtc.ir.ops.control import StopGradient
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.view import Reshape, View
 from vtc.ir.types import Array, DType, TensorType
-from vtc.runtime import dlpack
+from vtc.runtime import buffer, dlpack
 from vtc.runtime.device import Device
 
 CPU = devices.CPU
@@ -254,9 +255,12 @@ class Tensor(TensorMethods, GradientMethods):
 
     def item(self) -> Any:
         """The one element as a Python number."""
-        found = self._concrete("item()", "; a number leaves a compiled function by being returned")
+        return self._number("item()", "; a number leaves a compiled function by being returned")
+
+    def _number(self, what: str, way_out: str) -> Any:
+        found = self._concrete(what, way_out)
         if found.size != 1:
-            raise located(ArgumentError, f"item(): expected one element, got {self.type}")
+            raise located(ArgumentError, f"{what}: expected one element, got {self.type}")
         array = devices.host(found)
         return array.astype(np.float32).item() if array.dtype.kind == "V" else array.item()
 
@@ -277,9 +281,7 @@ class Tensor(TensorMethods, GradientMethods):
         return bool(devices.host(array).item())
 
     def __int__(self) -> int:
-        return int(
-            self._on_host("int()", "; pass it as an int argument, or use a 0-d tensor").item()
-        )
+        return int(self._number("int()", "; pass it as an int argument, or use a 0-d tensor"))
 
     def __index__(self) -> int:
         if self.dtype.kind != "int":
@@ -287,7 +289,7 @@ class Tensor(TensorMethods, GradientMethods):
         return int(self)
 
     def __float__(self) -> float:
-        return float(self._on_host("float()", "; tensors and numbers mix in arithmetic").item())
+        return float(self._number("float()", "; tensors and numbers mix in arithmetic"))
 
     def __len__(self) -> int:
         if self.ndim == 0:
@@ -304,9 +306,13 @@ class Tensor(TensorMethods, GradientMethods):
         return bool((self == element).any())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        copied = concrete_tensor(eager.copied(self._concrete("deepcopy", "")))
+        array, storage = self._concrete("deepcopy", ""), self._storage
+        there = eager.copied(array) if self.is_cuda else buffer.copied(array, memo)
+        shared = None if self.is_cuda else memo.get(id(storage))
+        copied = memo[id(self)] = concrete_tensor(there, shared)
+        memo[id(storage)] = copied._storage
         copied._requires, copied._kind = self._requires, self._kind
-        memo[id(self)] = copied
+        copied._grad = copy.deepcopy(self._grad, memo)
         return copied
 
     # copies

@@ -16,6 +16,7 @@ import ctypes
 from collections.abc import Callable
 from math import prod
 from typing import Any, final
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def spares(spare: list[Spare], shape: tuple[int, ...], dtype: np.dtype[Any], nby
         return array, address(array)
     count, inner = PAGE // step, np.empty(shape, dtype).strides
     block = aligned(PAGE)
-    parts = np.ndarray((count, *shape), dtype, block, 0, (step, *inner))
+    parts = np.ndarray((count, *shape), dtype, block.view(_Block).view(_Page), 0, (step, *inner))
     spare += zip(parts, range(address(block), address(block) + PAGE, step), strict=False)
     return spare.pop()
 
@@ -76,6 +77,40 @@ def aligned(nbytes: int) -> Array:
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -address(raw) % ALIGNMENT
     return raw[start : start + nbytes]
+
+
+def whole(array: Array) -> Array:
+    """All the memory that ``array`` shares with views of it, and with nothing else.
+
+    It is the same object each time, as long as somebody keeps it.
+    """
+    owner = array
+    while type(owner.base) is np.ndarray:
+        owner = owner.base
+    if type(owner.base) is not _Page:
+        return owner
+    k = (address(array) - address(owner)) // owner.strides[0]
+    part = owner[k]
+    return _PARTS.setdefault(address(part), part)
+
+
+def seen(owner: Array, start: int, like: Array) -> Array:
+    """The memory of ``owner``, which is dense, from the byte ``start`` on, as ``like`` is seen."""
+    memory = owner.reshape(-1, order="A").view(np.uint8)
+    found: Array = np.ndarray(like.shape, like.dtype, memory, start, like.strides)
+    return found
+
+
+def copied(array: Array, memo: dict[int, Any]) -> Array:
+    """A copy of ``array`` for ``copy.deepcopy``: what shared memory with it does so again."""
+    owner = whole(array)
+    if not owner.size or not (owner.flags.c_contiguous or owner.flags.f_contiguous):
+        return array.copy()
+    if id(owner) not in memo:
+        memo[id(owner)] = owner.copy(order="K")
+        memo.setdefault(id(memo), []).append(owner)  # as long as it lives, nothing else has its id
+    there: Array = memo[id(owner)]
+    return there if array is owner else seen(there, address(array) - address(owner), array)
 
 
 def cached_bytes() -> int:
@@ -102,11 +137,18 @@ class _Block(np.ndarray[Any, np.dtype[Any]]):
 
 
 @final
+class _Page(np.ndarray[Any, np.dtype[Any]]):
+    """Memory of small arrays that have nothing to do with each other."""
+
+    __slots__ = ()
+
+
+@final
 class _Lease(np.ndarray[Any, np.dtype[Any]]):
     """One use of a block: the base of every array over it, so it dies with the last of them.
 
     Array, lease and block have three types because NumPy shortens chains of bases of one type: the
-    lease would be left out, and the block handed out again under a living view.
+    lease would be left out, and the block handed out again under a living view. Pages are so, too.
     """
 
     __slots__ = ()
@@ -154,3 +196,5 @@ address: Callable[[Array], int] = _fastest()
 """Where the first element of an array lies."""
 
 _FREE: dict[int, list[_Block]] = {}
+_PARTS: WeakValueDictionary[int, Array] = WeakValueDictionary()
+"""Of pages, by address, as far as :func:`whole` was asked for them."""

@@ -9,6 +9,7 @@ False
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from typing import final
 
@@ -23,7 +24,11 @@ class Device:
     """A place for tensors: ``Device("cuda:1")`` or ``Device("cuda", 1)``; DeviceError if none is
     so called.
 
-    ``index`` None is the current one of its type; there is one cpu, which has no index.
+    ``index`` None is the current one of its type; there is one cpu, which has no index. In a
+    ``with`` statement it is where this thread makes new tensors::
+
+        with vtc.device("cuda"):
+            net = nn.Linear(8, 8)
     """
 
     type: str
@@ -49,12 +54,28 @@ class Device:
             raise _unknown(name)
         return cls(name)
 
+    def __enter__(self) -> Device:
+        _scopes.devices = (*scopes(), self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _scopes.devices = scopes()[:-1]
+
     def __str__(self) -> str:
         return self.type if self.index is None else f"{self.type}:{self.index}"
 
     def __repr__(self) -> str:
         index = "" if self.index is None else f", index={self.index}"
         return f"device(type={self.type!r}{index})"
+
+
+def scopes() -> tuple[Device, ...]:
+    """The devices of the ``with`` statements that this thread is in, the innermost last."""
+    found: tuple[Device, ...] = getattr(_scopes, "devices", ())
+    return found
+
+
+_scopes = threading.local()
 
 
 def _unknown(name: object) -> DeviceError:

@@ -224,7 +224,7 @@ def sum_to_size(input: Tensor, *size: Any) -> Tensor:
         raise located(TypeCheckError, f"sum_to_size: {message}")
     ones = [extra + a for a, n in enumerate(want) if n == 1 and type.shape[extra + a] != 1]
     over = (*range(extra), *ones)
-    total = dispatch.apply(Sum(axes=over), input) if over else input
+    total = dispatch.apply(Sum(axes=over), cast(input, _summed(type.dtype))) if over else input
     return dispatch.view(Reshape(shape=want), total)
 
 
