@@ -1,6 +1,6 @@
 """Hooks where PyTorch is no yardstick: guards, errors, checkpoints, vtc.func, what is kept.
 
-That hooks do what PyTorch's do is shown in ``tests/parity/test_hooks.py``.
+That hooks do what PyTorch's do is shown in ``tests/parity/test_hook_order.py``.
 """
 
 import copy
