@@ -348,6 +348,22 @@ def test_no_such_device():
         arange(3).to("cuda")
 
 
+def test_a_recorded_write_into_a_detached_tensor():
+    @vtc.compile
+    def f(x, y, cut):
+        h = x * 2
+        h.detach()[0] = y.detach() if cut else y
+        (h * 3).sum().backward()
+        return h
+
+    x, y = arange(3).requires_grad_(), vtc.tensor(5.0, requires_grad=True)
+    with refused(GradientError, "was written into a detached tensor"):
+        f(x, y, False)
+    assert f(x, y, True).tolist() == [5.0, 2.0, 4.0]
+    assert x.grad.tolist() == [6.0, 6.0, 6.0]  # what is detached has no say in gradients
+    assert y.grad is None
+
+
 def test_mixed_devices():
     here, there = arange(3), arange(3)
     there._storage.device = vtc.device("cuda:0")  # no GPU is needed to be on the wrong one

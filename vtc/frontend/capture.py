@@ -332,6 +332,8 @@ class Capture(abc.ABC):
         node = self.flowing(value) if requires else self.node(value)
         while (cell := self.cell(x)) is None:
             parent, op = self.parent(x)
+            if requires and isinstance(op, StopGradient):
+                raise _recorded_through_detach(value)
             whole = self.flowing(parent) if requires else self.node(parent)
             node = write_through(op, Expr(self, whole), Expr(self, node)).value
             x = parent
@@ -484,3 +486,8 @@ def _rule(op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:
 
 
 dispatch.register("capture", _rule)
+
+
+def _recorded_through_detach(value: Tensor) -> GradientError:
+    message = f"a value that requires grad, {value.type}, was written into a detached tensor"
+    return located(GradientError, f"{message}: detach() it, too, or write under vtc.no_grad()")
