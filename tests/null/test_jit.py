@@ -13,7 +13,7 @@ import pytest
 import vtc
 import vtc.nn as nn
 from vtc.config import override
-from vtc.errors import GuardError, LeakError
+from vtc.errors import GuardError, LeakError, VtcWarning
 from vtc.frontend.dispatch import state
 
 
@@ -182,7 +182,61 @@ def test_an_exception_during_a_trace_leaves_nothing_behind():
     assert f(vtc.ones(1)).item() == 2.0
 
 
+def test_a_function_that_each_call_traces_says_so_once():
+    k = 0
+
+    @vtc.compile
+    def f(x):
+        return x + k
+
+    def calls():
+        nonlocal k
+        for k in range(40):
+            assert f(vtc.zeros(1)).item() == k
+
+    with pytest.warns(VtcWarning) as found:
+        calls()
+    (warning,) = found
+    text = "f: each of the last 16 calls was traced and compiled anew, this one because k was 15, "
+    assert str(warning.message).startswith(text)
+    assert warning.filename == __file__
+    assert max(map(len, f.misses)) < 200
+
+
 # memory that is shared
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_one_program_serves_fresh_tensors_that_arguments_are_cut_from(grad):
+    """Inputs and targets of a language model."""
+
+    @vtc.compile
+    def f(x, y):
+        return (x * 2 + y).sum()
+
+    for k in range(3):
+        text = arange(2, 9) + k
+        cut = text.clone().view(2, 9)[:, 1:].requires_grad_(grad)
+        assert f(text[:, :-1], text[:, 1:]).item() == (text[:, :-1] * 2 + text[:, 1:]).sum().item()
+        assert f(cut[:, :-1], cut[:, 1:]).item() == (cut[:, :-1] * 2 + cut[:, 1:]).sum().item()
+    assert len(f.entries) == 2
+
+
+def test_what_arguments_are_cut_from_may_be_held_too():
+    held = {}
+
+    @vtc.compile
+    def f(x, y):
+        held["b"].add_(1.0)
+        return (x * 2 + y).sum()
+
+    for k in range(3):
+        held["b"] = base = arange(5) + k
+        want = base + 1
+        assert f(base[:-1], base[1:]).item() == (want[:-1] * 2 + want[1:]).sum().item()
+    other = arange(5)
+    assert f(other[:-1], other[1:]).item() == (other[:-1] * 2 + other[1:]).sum().item()
+    assert base.tolist() == [4.0, 5.0, 6.0, 7.0, 8.0]
 
 
 def test_arguments_cut_from_one_tensor_are_cut_from_that_of_the_call():

@@ -71,6 +71,7 @@ class Capture(abc.ABC):
         self.born_here: dict[int, Tensor] = {}
         self.arguments: dict[int, int] = {}
         self.argument_storages: dict[int, int] = {}
+        self.origins: set[int] = set()  # what arguments were cut from
         self.met: dict[int, Tensor] = {}
         self.asked: dict[int, tuple[Source, bool]] = {}
         self.hypers: dict[tuple[int, str, int], Tensor] = {}
@@ -216,7 +217,7 @@ class Capture(abc.ABC):
         None where it is a view of a base that is the parameter.
         """
         key = id(x._storage)
-        if id(x) not in self.arguments:
+        if id(x) not in self.arguments and id(x) not in self.origins:
             self.met.setdefault(key, x)
         known = self.cells.get(key)
         if known is None:

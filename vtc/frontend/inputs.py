@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,9 +81,16 @@ class Restart(BaseException):  # not an error, and user code that catches errors
 
 def base_of(x: Tensor) -> Tensor:
     """What the view ``x`` was cut from, up to the first leaf that requires grad."""
+    for origin in origins(x):
+        x = origin
+    return x
+
+
+def origins(x: Tensor) -> Iterator[Tensor]:
+    """What ``x`` was cut from, what that was cut from, and so on to its base."""
     while x._link is not None and not x._requires:
         x = x._link[0]
-    return x
+        yield x
 
 
 def layout(x: Tensor) -> tuple[int, tuple[int, ...]]:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import functools
 import threading
+import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import indent
 from typing import Any, final, overload
 
 from vtc.config import config
-from vtc.errors import ArgumentError, GuardError
+from vtc.errors import ArgumentError, GuardError, VtcWarning
 from vtc.frontend import dispatch
 from vtc.frontend.dispatch import state
 from vtc.frontend.entry import Entry, build_entry
@@ -33,7 +35,7 @@ from vtc.frontend.keys import (
     tensor_leaf,
 )
 from vtc.frontend.replay import MISSED, Replay
-from vtc.frontend.source import located
+from vtc.frontend.source import located, user_level
 from vtc.frontend.tensor import Tensor
 from vtc.frontend.trace import Request, Traced, trace
 from vtc.frontend.tree import Form, flatten
@@ -45,6 +47,11 @@ from vtc.passes.pipeline import Options
 
 REPLAYS = 1024
 """Keys of calls that a compiled function remembers."""
+
+REASONS = 3
+"""Why a call was traced again: of as many programs as this is said why they do not serve."""
+UNLUCKY = 16
+"""Calls in a row that are all traced, after which a warning says so."""
 
 _marked: dict[int, dict[int, Dim]] = {}  # by id: tensors do not compare as keys
 
@@ -124,6 +131,8 @@ class Compiled:
         self._varying: dict[Key, set[tuple[int, int]]] = {}
         self._seen: dict[Key, list[tuple[int, ...]]] = {}
         self._last: Entry | None = None
+        self._latest: deque[Entry] = deque(maxlen=UNLUCKY)
+        self._said = False
         self._replay: Replay | None = None
         self._replays: dict[Key, list[Replay]] = {}
         self._lock = threading.RLock()
@@ -278,12 +287,14 @@ class Compiled:
                 self._exact.setdefault(key, []).append(entry)
                 return entry
         self._explain_miss(key, general, leaves)
+        self._say_if_unlucky()
         self._refuse_too_many()
         request, traced = self._trace(general, leaves, form)
         least = Options().recompute if self.recompute else None
         entry = build_entry(traced, Options(recompute=least))
         self._exact.setdefault(key, []).insert(0, entry)
         self._general.setdefault(general, []).append((request, entry))
+        self._latest.append(entry)
         return entry
 
     def _explain_miss(self, key: Key, general: Key, leaves: Sequence[Any]) -> None:
@@ -294,7 +305,20 @@ class Compiled:
         reasons = [why for e in tried if (why := e.miss(leaves)) is not None]
         if not reasons:
             reasons = [key_difference(next(reversed(self._exact)), key)]
-        self.misses.append("; ".join(dict.fromkeys(reasons)))
+        self.misses.append("; ".join(list(dict.fromkeys(reasons))[:REASONS]))
+
+    def _say_if_unlucky(self) -> None:
+        """Warn, once, of a function that is slower than without ``compile``."""
+        if self._said or len(self._latest) < UNLUCKY or any(e.calls > 1 for e in self._latest):
+            return
+        self._said = True
+        warnings.warn(
+            f"{self.name}: each of the last {UNLUCKY} calls was traced and compiled anew, this one "
+            f"because {self.misses[-1]}. What changes from call to call should be an argument, or "
+            "change outside of the function; its explain() lists all reasons",
+            VtcWarning,
+            stacklevel=user_level(),
+        )
 
     def _refuse_too_many(self) -> None:
         limit = config().cache_size

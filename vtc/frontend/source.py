@@ -70,6 +70,14 @@ def user_frame() -> FrameType | None:
     return frame
 
 
+def user_level() -> int:
+    """The ``stacklevel``, seen from the caller, of the user's line."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and not is_user_file(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def user_loc() -> Loc | None:
     """The user's line, with the module path; line 0 of the command where it has a path alone."""
     frame, path = user_frame(), module_path()

@@ -15,7 +15,17 @@ from vtc.errors import ArgumentError, CaptureError, DeviceError, LeakError
 from vtc.frontend.capture import Capture
 from vtc.frontend.dispatch import state
 from vtc.frontend.guards import Guards, Recorder
-from vtc.frontend.inputs import KEPT, Cell, Input, Restart, Source, device_of_inputs, layout, place
+from vtc.frontend.inputs import (
+    KEPT,
+    Cell,
+    Input,
+    Restart,
+    Source,
+    device_of_inputs,
+    layout,
+    origins,
+    place,
+)
 from vtc.frontend.leaks import refuse_leaks
 from vtc.frontend.notes import with_notes
 from vtc.frontend.sizes import SizeGuard, SymInt
@@ -208,6 +218,7 @@ class _Trace:
         if isinstance(leaf, Tensor):
             self.capture.arguments.setdefault(id(leaf), i)
             self.capture.argument_storages.setdefault(id(leaf._storage), i)
+            self.capture.origins.update(map(id, origins(leaf)))
             if (
                 leaf._storage is not None
                 and id(leaf._storage) not in self.capture.cells

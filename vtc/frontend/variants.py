@@ -12,7 +12,6 @@ cannot, each size of a dim does, as long as these are few.
 from __future__ import annotations
 
 import inspect
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from vtc.errors import ArgumentError, CaptureError, CodegenError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.jit import Compiled
 from vtc.frontend.keys import leaf_names, tensor_leaf
-from vtc.frontend.source import is_user_file, located
+from vtc.frontend.source import located, user_level
 from vtc.frontend.tensor import Tensor
 from vtc.frontend.trace import Request, Traced, trace
 from vtc.frontend.tree import Form, flatten, tree_map
@@ -209,7 +208,7 @@ def _each(subject: Subject, box: Box, found: Callable[[Box], Found], why: Except
                 f"export: {subject.name} has {len(boxes)} programs, one for each size of {names}: "
                 f"{reason}",
                 VtcWarning,
-                stacklevel=_user_level(),
+                stacklevel=user_level(),
             )
             return made
     if wide:
@@ -219,14 +218,6 @@ def _each(subject: Subject, box: Box, found: Callable[[Box], Found], why: Except
             f"{MOST}: a smaller range, or a Dim with a multiple, makes them fewer"
         )
     raise why
-
-
-def _user_level() -> int:
-    """The ``stacklevel``, seen from the caller, of the user's line."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and not is_user_file(frame.f_code.co_filename):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _apart(dim: Dim) -> list[Dim]:
