@@ -73,12 +73,13 @@ def run(given: argparse.Namespace) -> int:
         example=not given.no_example, tuning=given.tuning,
         license=None if given.license is None else given.license.read_text("utf-8"),
     )  # fmt: skip
-    print(f"{path}: {path.stat().st_size:,} bytes")
+    if given.output is not None:
+        print(f"{path}: {path.stat().st_size:,} bytes")
     if given.emit_c is not None:
         unpack(path, given.emit_c)
         if given.output is None:
             path.unlink()
-        print(f"{given.emit_c}: run make there")
+        print(f"{given.emit_c}: make, then ./main . ENTRY INPUT.npy ...")
     return 0
 
 

@@ -32,7 +32,7 @@ static int run(vtc_package *package, const char *entry, int count, char **files)
 }
 
 int main(int count, char **arguments) {
-    if (count < 3) return failed(arguments[0], "expected PACKAGE ENTRY [INPUT.npy ...]");
+    if (count < 3) return failed(arguments[0], "expected PACKAGE ENTRY [INPUT.npy ...]; PACKAGE is a .vtc file, or the folder of one");
     vtc_package *package;
     int status = vtc_open(arguments[1], NULL, &package) != VTC_OK;
     if (status) failed(arguments[1], vtc_error(package));
