@@ -65,6 +65,14 @@ def summed(*, reverse=False):
     return plan([VECTOR, TABLE], [TABLE, VECTOR], [Copy(Input(0), Output(1), ROW), loop], ARENA)
 
 
+def diagonal():
+    """The sum of every fifth block of x, which moves with one loop twice."""
+    ref = Moving(Moving(Input(1), 4, ROW * 4), 4, ROW)
+    steps = (Copy(ref, SECOND, ROW), *changed("add", SECOND, Output(0)))
+    inputs, loop = [VECTOR, Buffer(f32, (4, 4, B))], Loop(4, steps, count=4)
+    return plan(inputs, [VECTOR], [Copy(Input(0), Output(0), ROW), loop], ARENA)
+
+
 def deep():
     """Sums over four loops in each other: one more than a copy moves with."""
     shape, step = (2, 2, 2, 2, B), ROW * 8

@@ -69,6 +69,7 @@ PLANS = {
     "half a branch": lambda: flow_plans.chosen(both=False),
     "counts": flow_plans.summed,
     "reversed": lambda: flow_plans.summed(reverse=True),
+    "moves twice": flow_plans.diagonal,
     "deep": flow_plans.deep,
 }
 

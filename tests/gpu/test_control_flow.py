@@ -215,6 +215,7 @@ PLANS = {
     "half a branch": lambda: flow_plans.chosen(both=False),
     "counts": flow_plans.summed,
     "reversed": lambda: flow_plans.summed(reverse=True),
+    "moves twice": flow_plans.diagonal,
     "deep": flow_plans.deep,
     **{f"drawn {k}": lambda k=k: flow_plans.drawn(np.random.default_rng(k)) for k in range(20)},
 }

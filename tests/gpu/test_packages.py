@@ -27,8 +27,9 @@ from vtc.runtime.cuda.device import gpu
 
 PACKAGE_TESTS = Path(__file__).parents[1] / "package"
 sys.path.append(str(PACKAGE_TESTS))
-binding, native_build, outside, shown = map(
-    import_module, ("native_binding", "native_build", "shown_outside", "shown_models")
+binding, native_build, outside, shown, flow_models = map(
+    import_module,
+    ("native_binding", "native_build", "shown_outside", "shown_models", "flow_models"),
 )
 
 pytestmark = pytest.mark.gpu
@@ -416,3 +417,79 @@ def test_a_training_step(native, folder, cupy):
     predicted = np.asarray(package.predict(x))
     w, b = (np.asarray(package.state[n]) for n in ("weight", "bias"))
     np.testing.assert_allclose(predicted, x @ w.T + b, rtol=1e-4, atol=1e-5)
+
+
+# loops and branches
+
+
+@pytest.fixture(scope="module")
+def flow(folder, target):
+    """The package with loops and branches; made by a process that sees no GPU."""
+    path = folder / "flow.vtc"
+    made = f"import flow_models; flow_models.export_flow({str(path)!r}, [{target!r}])"
+    run(sys.executable, "-c", made, env=BLIND, cwd=PACKAGE_TESTS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def flow_calls(flow):
+    """Calls in order, with what Python gives; and the state that they leave."""
+    package, made = vtc.load(flow, device="cuda"), []
+    for name, arguments in flow_models.calls():
+        found = getattr(package, name)(*arguments)
+        found = found if isinstance(found, tuple) else (found,)
+        made.append((name, arguments, list(map(np.asarray, found))))
+    state = {name: np.asarray(a) for name, a in package.state.items()}
+    return SimpleNamespace(calls=made, state=state)
+
+
+@pytest.mark.parametrize("waits", ["", "VTC_CUDA_GRAPHS is 0"])
+def test_loops_and_branches_in_c(native, flow, flow_calls, cupy, monkeypatch, waits):
+    """By conditional nodes, and launched one by one."""
+    monkeypatch.setenv("VTC_CUDA_GRAPHS", "0" if waits else "1")
+    with native.open(flow, target=b"cuda") as package:
+        assert package.describe()["waits"] == waits
+        for _ in range(2):
+            for name, arguments, want in flow_calls.calls:
+                for a, b in zip(package.run(name, *arguments), want, strict=True):
+                    np.testing.assert_array_equal(a, b, err_msg=name)
+            for name, a in flow_calls.state.items():
+                np.testing.assert_array_equal(fetched(cupy, package.state(name)), a, err_msg=name)
+            package.reset()
+
+
+def test_loops_and_branches_in_the_program_in_c(folder, flow, flow_calls):
+    program = native_build.build(folder / "main", ["main.c", "npy.c", "vtc_runtime.c"], OPTIMIZED)
+    for name in ("running", "root", "choose", "walk"):
+        *_, (_, arguments, want) = (call for call in flow_calls.calls if call[0] == name)
+        np.save(folder / "in.npy", *arguments)
+        run(program, flow, name, folder / "in.npy", cwd=folder)
+        for k, a in enumerate(want):
+            np.testing.assert_array_equal(np.load(folder / f"{name}.{k}.npy"), a)
+
+
+def test_an_index_out_of_range_in_a_loop_in_c(native, flow):
+    table, index = np.arange(10, dtype="f4"), np.array([3, 9, 10])
+    with native.open(flow, target=b"cuda") as package:
+        with pytest.raises(binding.Failed, match=r"OUT_OF_RANGE.*(\n.*)*flow_models\.py"):
+            package.run("look", table, index)
+        package.run("look", table, index - 1)
+
+
+def test_queued_loops_keep_their_addresses_in_c(native, flow, cupy):
+    """Those change from call to call, in the bodies of conditional nodes too."""
+    xs = [cupy.asarray(np.full(7, 2.0 + k, "f4")) for k in range(8)]
+    ys = [cupy.zeros(7, "f4") for _ in xs]
+    stream = cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.get_current_stream().synchronize()
+    with native.open(flow, target=b"cuda") as package:
+        outs = [[binding.Tensor(device=binding.GPU), there(y)] for y in ys]
+        turns = [
+            package.call("root", [there(x)], out, stream.ptr)[0]
+            for x, out in zip(xs, outs, strict=True)
+        ]
+        package.synchronize(stream.ptr)
+        assert all(fetched(cupy, t) > 1 for t in turns)
+        [package.release(t) for t in turns]
+    for x, y in zip(xs, ys, strict=True):
+        np.testing.assert_allclose(y.get() ** 2, x.get(), rtol=1e-3)

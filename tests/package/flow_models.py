@@ -1,6 +1,7 @@
 """A package with loops and branches, and what its entries are called with.
 
-export_flow(path)
+export_flow(path)                      # for this machine's CPU
+export_flow(path, ["cuda:90"])
 for name, arguments in calls():
     getattr(vtc.load(path), name)(*arguments)
 """
@@ -94,11 +95,17 @@ def wide(xs):
     return vtc.scan(lambda c, x: (vtc.maximum(c * 0.5, x), None), vtc.zeros(WIDE), xs)[0]
 
 
+def running(xs):
+    """A loop that a GPU does not spell out where it has many turns; the last comes first."""
+    return vtc.scan(lambda c, x: (c * 0.5 + x, c), vtc.ones(WIDTH), xs, reverse=True)
+
+
 T, B, N = vtc.Dim("T", 2, 9), vtc.Dim("B", 2, 5), vtc.Dim("N", 2, 64)
+LONG = vtc.Dim("L", 2, 4096)
 
 
-def export_flow(path):
-    """Write it, for a target that valgrind knows."""
+def export_flow(path, targets=None):
+    """Write it; without ``targets``, for one that valgrind knows."""
     vtc.manual_seed(0)
     net, other = Lstm(), Lstm()
     xs, sizes = vtc.zeros(4, 3, WIDTH), {0: T, 1: B}
@@ -112,8 +119,9 @@ def export_flow(path):
             look, (vtc.ones(10), vtc.zeros(4, dtype=vtc.int64)), dynamic={"index": {0: T}}
         ),
         "wide": vtc.EntryPoint(wide, (vtc.zeros(3, WIDE),)),
+        "running": vtc.EntryPoint(running, (vtc.zeros(4, WIDTH),), dynamic={"xs": {0: LONG}}),
     }
-    return vtc.export(entries, path=path, targets=[low_target()], example=False)
+    return vtc.export(entries, path=path, targets=targets or [low_target()], example=False)
 
 
 def low_target():
@@ -130,6 +138,8 @@ def calls():
         return rng.normal(size=shape).astype("f4")
 
     yield "wide", (normal(3, WIDE),)
+    for length in (2, 3000, 9):
+        yield "running", (normal(length, WIDTH),)
     for t, b in ((2, 2), (9, 5), (4, 3)):
         yield "lstm", (normal(t, b, WIDTH),)
         yield "train", (normal(t, b, WIDTH),)

@@ -3,11 +3,13 @@
     python tests/package/fuzz_native.py --count 5000 --seed 0
 
 The mutations are those of ``fuzz_package.py``, and more changes of single bytes and of lengths, of
-a package without loops and branches and of one with them. Every change outside the weights must be
-refused, and a full check must find those inside too.
+a package without loops and branches, of one with them, and of one with them for the GPU of
+``native/stub_cuda.c``. Every change outside the weights must be refused, and a full check must find
+those inside too.
 """
 
 import argparse
+import os
 import random
 import subprocess
 import sys
@@ -17,8 +19,9 @@ from pathlib import Path
 import flow_models
 import fuzz_package
 import handmade
+import native_cuda_flow_packages
 import numpy as np
-from native_build import build
+from native_build import SANITIZED, build
 
 OK = 0
 
@@ -47,8 +50,9 @@ def forged(rng, base):
     return [(asked, refused if refused else None, mutant.about)]
 
 
-def run(program, package, entry, x, count, seed):
-    """The failures, as text."""
+def run(program, asks, count, seed):
+    """The failures, as text; ``asks`` is one of ``prepared``."""
+    package, *_ = asks
     base = fuzz_package.Base.of(package)
     asked = []
     for k in range(count):
@@ -57,12 +61,7 @@ def run(program, package, entry, x, count, seed):
         asked += [
             (line, refused, f"seed {seed}, number {k}: {what}") for line, refused, what in made
         ]
-    done = subprocess.run(
-        [str(program), str(package), entry, str(x)],
-        input=b"".join(line for line, _, _ in asked),
-        capture_output=True,
-        check=False,
-    )
+    done = told(program, asks, b"".join(line for line, _, _ in asked))
     lines = done.stdout.decode(errors="replace").splitlines()
     if done.returncode or len(lines) != len(asked):
         about = asked[min(len(lines), len(asked) - 1)][2]
@@ -75,13 +74,25 @@ def run(program, package, entry, x, count, seed):
     return failures
 
 
+def told(program, asks, lines):
+    """The harness with these lines; the driver is in the folder of the packages."""
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(asks[0].parent)}
+    command = [str(program), *map(str, asks)]
+    return subprocess.run(command, input=lines, capture_output=True, env=environment, check=False)
+
+
 def prepared(folder):
-    """Packages, each with an entry and an input."""
+    """Packages, each with an entry, an input and the target."""
     np.save(folder / "x.npy", np.ones((3, 64), "f4"))
     np.save(folder / "v.npy", np.ones((3, 5), "f4"))
+    np.save(folder / "w.npy", np.ones(5, "f4"))
+    native_cuda_flow_packages.make(folder)
+    flags = (*SANITIZED, "-Wl,-soname,libcuda.so.1")
+    build(folder / "libcuda.so.1", ["stub_cuda.c"], flags, shared=True)
     return [
-        (handmade.mlp(folder / "mlp.vtc"), "forward", folder / "x.npy"),
-        (flow_models.export_flow(folder / "flow.vtc"), "walk", folder / "v.npy"),
+        (handmade.mlp(folder / "mlp.vtc"), "forward", folder / "x.npy", "cpu"),
+        (flow_models.export_flow(folder / "flow.vtc"), "walk", folder / "v.npy", "cpu"),
+        (folder / "gpu_flow.vtc", "worked", folder / "w.npy", "cuda"),
     ]
 
 
@@ -93,8 +104,8 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         program, failures = harness(folder), []
-        for package in prepared(folder):
-            failures += run(program, *package, asked.count // 2, asked.seed)
+        for asks in prepared(folder):
+            failures += run(program, asks, asked.count // 3, asked.seed)
     print("\n".join([*failures, f"{asked.count} mutations, {len(failures)} failures"]))
     return min(len(failures), 1)
 

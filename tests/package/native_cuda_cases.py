@@ -367,12 +367,6 @@ def case_many_threads_call_at_once(t):
     assert not wrong
 
 
-def case_loops_and_branches_are_refused(t):
-    words = "small: expected launches and copies for sm_90, got a loop or a branch, which runs "
-    words += "here on the CPU alone\n  at model.py:7 in forward"
-    refuses("NO_TARGET", words, t.native.open, t.folder / "looped.vtc")
-
-
 def case_machines_that_do_not_fit_are_refused(t):
     def machine(count, arch, version=12080):
         t.driver.stub_machine(count, arch, version)

@@ -17,7 +17,6 @@ from vtc.ir.plan import (
     Input,
     Kernel,
     Launch,
-    Loop,
     Output,
     Plan,
     check,
@@ -47,7 +46,7 @@ B = Sym.var("B")
 BATCH = Dim("B", 0, 1 << 20)
 VECTOR = Buffer(f32, (B,))
 CUBIN = b"fake cubin".ljust(64, b"\0")
-GATHERED, LOOPED = "model.py:9 in forward", "model.py:7 in forward"
+GATHERED = "model.py:9 in forward"
 
 
 def kernel(name, **flags):
@@ -56,13 +55,13 @@ def kernel(name, **flags):
 
 KERNELS = (
     kernel("add_one"), kernel("double"), kernel("add"), kernel("step"), kernel("through"),
-    kernel("gather", checks=True), kernel("add_all", table=True),
+    kernel("gather", checks=True), kernel("add_all", table=True), kernel("below"),
 )  # fmt: skip
 FACTS = {"through_symbol": (0, 64, 64), "add_symbol": (60_000, 0, 1)}
 
 
-def run(name, *args, grid=(1,), note=""):
-    return Launch(name, args, (B,), note, grid=grid)
+def run(name, *args, n=B, grid=(1,), note=""):
+    return Launch(name, args, (n,), note, grid=grid)
 
 
 def room(k):
@@ -218,11 +217,6 @@ def make(folder):
     entries = {build.__name__: build(members) for build in ENTRIES}
     weights = {"w": Weight(f32, (4,), state=True)}
     write(folder / "gpu.vtc", members, Manifest("0", "gpu", weights, entries, ("sm_90",), {}))
-    members = {}
-    steps = [Loop(0, (run("add_one", Input(0), Output(0)),), count=2, note=LOOPED)]
-    looped = entry(members, "looped", plan([VECTOR], [VECTOR], steps), [x()], [FromOutput(0)])
-    manifest = Manifest("0", "looped", {}, {"looped": looped}, ("sm_90",), {})
-    write(folder / "looped.vtc", members, manifest)
     for arch in ("sm_75", "sm_90"):
         members = {}
         made = plan([VECTOR], [VECTOR], [run("add_one", Input(0), Output(0))])

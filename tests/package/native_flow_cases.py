@@ -35,7 +35,7 @@ def few(arrays, stem):
 
 
 def case_outputs_and_state_are_those_of_python(t):
-    assert len({name for name, _, _ in t.calls}) == 7
+    assert len({name for name, _, _ in t.calls}) == 8
     with t.native.open(t.folder / "flow.vtc") as package:
         for name, inputs, outputs in t.calls:
             found = package.run(name, *inputs)

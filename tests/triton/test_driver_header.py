@@ -32,6 +32,11 @@ COPY = {
     **{f"target.{mine}": f"dst{theirs}" for mine, theirs in END.items()},
     "width": "WidthInBytes", "height": "Height", "depth": "Depth",
 }  # fmt: skip
+FORK = {
+    "type": "type", "reserved": "reserved0", "handle": "conditional.handle",
+    "kind": "conditional.type", "size": "conditional.size", "graphs": "conditional.phGraph_out",
+    "context": "conditional.ctx",
+}  # fmt: skip
 pytestmark = pytest.mark.skipif(CC is None, reason="there is no C compiler")
 
 
@@ -55,11 +60,11 @@ def compiled(lines, folder):
 
 def runtime():
     """The C runtime beside the header."""
-    text = (NATIVE / "vtc_cuda.h").read_text()
+    text = (NATIVE / "vtc_driver.h").read_text()
     calls = re.findall(r'X\((\w+), "(\w+)", (\(.*?\))\)\s', text)
     numbers = re.findall(r"\bVTC_(CU_\w+|CUDA_ERROR_\w+) = \d+", text)
-    assert len(calls) > 30
-    assert len(numbers) > 5
+    assert len(calls) == text.count("    X(") >= 40
+    assert len(numbers) == len(re.findall(r"VTC_CU\w+ = ", text)) > 10
     yield '#include "vtc_runtime.c"'
     yield "#include <cuda.h>"
     for field, symbol, arguments in calls:
@@ -68,6 +73,7 @@ def runtime():
         yield f'_Static_assert(VTC_{number} == (int){number}, "{number}");'
     yield from alike("vtc_kernel_params", "CUDA_KERNEL_NODE_PARAMS_v2", KERNEL)
     yield from alike("vtc_copy_params", "CUDA_MEMCPY3D_v2", COPY)
+    yield from alike("vtc_fork_params", "CUgraphNodeParams", FORK)
 
 
 def test_the_c_runtime_calls_the_driver_as_its_header_says(tmp_path):
@@ -80,6 +86,8 @@ def test_the_c_runtime_calls_the_driver_as_its_header_says(tmp_path):
         ("vtc_kernel_params, kernel", "vtc_kernel_params, context"),
         ("(VTC_CU_EVENT_DISABLE_TIMING", "(1 + VTC_CU_EVENT_DISABLE_TIMING"),
         ("(uint64_t *, size_t))cuMemAlloc_v2", "(uint64_t *, int))cuMemAlloc_v2"),
+        ("vtc_fork_params, size)", "vtc_fork_params, kind)"),
+        ("vtc_fork_params *))cuGraphAddNode", "vtc_fork_params))cuGraphAddNode"),
     ],
 )
 def test_what_is_wrong_is_seen(tmp_path, right, wrong):

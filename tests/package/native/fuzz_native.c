@@ -1,6 +1,6 @@
 /* Open damaged packages, in one process, each in memory of just its size (the address sanitizer sees a read outside):
  *
- *     ./fuzz_native model.vtc forward x.npy < mutations
+ *     ./fuzz_native model.vtc forward x.npy cpu < mutations
  *
  * Lines of stdin, each with one line of stdout, the status and words of it:
  *
@@ -17,7 +17,7 @@
 #include "vtc_runtime.h"
 
 static vtc_tensor input;
-static const char *entry;
+static const char *entry, *target;
 
 static vtc_status run(vtc_package *package) {
     vtc_tensor output = {0};
@@ -27,7 +27,7 @@ static vtc_status run(vtc_package *package) {
 }
 
 static void try(const unsigned char *bytes, size_t size, int full, int runs) {
-    vtc_options options = {.target = "cpu", .full_check = full, .threads = 1};
+    vtc_options options = {.target = target, .full_check = full, .threads = 1};
     vtc_package *package;
     int32_t inputs, outputs;
     char words[100] = "";
@@ -56,10 +56,10 @@ static unsigned char *slurp(const char *path, size_t *size) {
 
 int main(int count, char **arguments) {
     size_t size;
-    unsigned char *bytes = count == 4 ? slurp(arguments[1], &size) : NULL;
+    unsigned char *bytes = count == 5 ? slurp(arguments[1], &size) : NULL;
     char verb[8], line[128];
     if (!bytes || npy_read(arguments[3], &input)) return 2;
-    entry = arguments[2];
+    entry = arguments[2], target = arguments[4];
     while (fgets(line, sizeof line, stdin)) {
         int full, runs;
         size_t n;

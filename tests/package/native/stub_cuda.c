@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NOT_FOUND = 500, INVALID_HANDLE = 400, INVALID_CONTEXT = 201, MOST = 64, NODES = 4096, TURNS = 100000, CONDITIONS = 1 << 16 };
+enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NOT_FOUND = 500, INVALID_HANDLE = 400, INVALID_CONTEXT = 201, MOST = 64, TURNS = 100000, CONDITIONS = 1 << 16 };
 typedef struct { void *function; unsigned grid[3], block[3], shared; void **params, **extra, *kernel, *context; } kernel_params;
 typedef struct { size_t x, y, z, lod; unsigned type; const void *host; uint64_t device; void *array, *reserved; size_t pitch, height; } copy_end;
 typedef struct { copy_end source, target; size_t width, height, depth; } copy_params;
@@ -46,7 +46,7 @@ static void through(const unsigned *g, const uint64_t *w) {
 }
 static void below(const unsigned *g, const uint64_t *w) { (void)g; *(unsigned char *)w[1] = *(float *)w[0] < (float)(int64_t)w[2]; }
 
-/* Those of vtc_control.h, as docs/cuda.md says them; their PTX is run by tests/cuda/ptx_machine.py. */
+/* Those of vtc_control.h, as vtc/runtime/cuda/control.py says them; tests/cuda/ptx_machine.py runs their PTX. */
 typedef struct { void *owner; int used, set, value; } condition;
 static void decide(uint64_t handle, int value) { ((condition *)handle)->set = 1, ((condition *)handle)->value = value; }
 static void flow_test(const unsigned *g, const uint64_t *w) { (void)g; decide(w[1], !*(unsigned char *)w[0] == !w[2]); }
@@ -121,7 +121,7 @@ static int allocate(uint64_t *out, size_t size) {
 /* `source`: of a node of an executable, the node it was made from. `body` has a graph if it is a conditional node. */
 typedef struct graph graph;
 typedef struct node { kernel_params kernel; copy_params copy; const kernel *what; uint64_t words[16]; int after[MOST]; size_t count; int number, loop; condition *condition; graph *body; const struct node *source; } node;
-struct graph { node *nodes[NODES]; int count, inside; };
+struct graph { node **nodes; int count, inside; };
 typedef struct work { struct work *next; void *stream; graph *graph; void *to; char *from; size_t size; const void *read; } work;
 static work *queue, **queue_end = &queue;
 
@@ -129,7 +129,7 @@ static void push_work(work *w) { *queue_end = w, queue_end = &w->next; }
 
 static graph *copied(const graph *g) {
     graph *x = calloc(1, sizeof *x);
-    x->count = g->count, x->inside = g->inside;
+    x->count = g->count, x->inside = g->inside, x->nodes = calloc((size_t)g->count + 1, sizeof *x->nodes);
     for (int k = 0; k < g->count; ++k) {
         x->nodes[k] = malloc(sizeof(node));
         *x->nodes[k] = *g->nodes[k];
@@ -143,7 +143,7 @@ static void free_graph(graph *g) {
         if (g->nodes[k]->body) free_graph(g->nodes[k]->body);
         free(g->nodes[k]);
     }
-    free(g);
+    free(g->nodes), free(g);
 }
 
 static void run_graph(const graph *);
@@ -264,7 +264,7 @@ static void set_kernel(node *n, const kernel_params *p) {
     for (int i = 0; i < n->what->words; ++i) n->words[i] = *(uint64_t *)p->params[i];
 }
 static int add_node(node **out, graph *g, void *const *after, size_t count) {
-    if (count > MOST || g->count == NODES) return INVALID;
+    if (count > MOST) return INVALID;
     node *n = calloc(1, sizeof *n);
     for (size_t i = 0; i < count; ++i) {
         const node *before = after[i];
@@ -272,6 +272,7 @@ static int add_node(node **out, graph *g, void *const *after, size_t count) {
         n->after[i] = before->number;
     }
     n->count = count, n->number = g->count;
+    g->nodes = realloc(g->nodes, ((size_t)g->count + 1) * sizeof *g->nodes);
     return *out = g->nodes[g->count++] = n, OK;
 }
 static int add_kernel(node **out, graph *g, void *const *after, size_t count, const kernel_params *p) {

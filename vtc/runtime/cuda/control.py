@@ -7,9 +7,9 @@
 
 They are PTX, which the driver compiles for its device; ``cudaGraphSetConditional`` is the driver's
 own, so neither a toolkit nor its library is needed. The text is for the oldest GPU that vtc knows,
-and newer ones take it too. Arguments are 64-bit words: places, then numbers, then the two scratch
-pointers of Triton's kernels, which these ignore. The first thread does the work, but of
-``vtc_flow_move``, where all do.
+and newer ones take it too; the C runtime has a copy, ``native/vtc_control.h``. Arguments are 64-bit
+words: places, then numbers, then the two scratch pointers of Triton's kernels, which these ignore.
+The first thread does the work, but of ``vtc_flow_move``, where all do.
 
 >>> sorted(KERNELS)
 ['begin', 'move', 'next', 'test']

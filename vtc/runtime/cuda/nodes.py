@@ -16,6 +16,7 @@ There are three ways with loops and branches:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
@@ -306,13 +307,21 @@ class _Graph:
     def _mover(self, move: Move, where: _Where) -> Run:
         """A copy in a body, which may move with the loops around."""
         ends = replace(move.target, moves=()), replace(move.source, moves=())
-        to, source = dict(move.target.moves), dict(move.source.moves)
+        to, source = _steps(move.target), _steps(move.source)
         turns = [*where.counters.values(), *[ends[0]] * LEVELS][:LEVELS]
-        by = [(to.get(k, 0), source.get(k, 0)) for k in where.counters]
+        by = [(to[k], source[k]) for k in where.counters]
         steps = [n for pair in [*by, *[(0, 0)] * LEVELS][:LEVELS] for n in pair]
         node = _control("move", where, (*ends, *turns), (move.nbytes, *steps), "")
         count = min(-(-move.nbytes // (THREADS * WIDE)), MOVERS)
         return replace(node, grid=(count, 1, 1))
+
+
+def _steps(place: Place) -> Counter[int]:
+    """The bytes that ``place`` moves by, by the number of the loop; it may move with one twice."""
+    found: Counter[int] = Counter()
+    for loop, by in place.moves:
+        found[loop] += by
+    return found
 
 
 def _control(

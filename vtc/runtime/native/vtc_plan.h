@@ -1,7 +1,8 @@
 /* Part of vtc_runtime.c: the plans of a package.
  *
- * Steps may hold steps: those of loops and branches. On the CPU the library of a plan runs them; here they are read, and every place
- * that they name is looked at, so that a plan which reaches outside its memory is refused when the package is opened. */
+ * Steps may hold steps: those of loops and branches. On the CPU the library of a plan runs them, on a GPU vtc_layout.h says what
+ * becomes of them. Here they are read, and every place that they name is looked at, so that a plan which reaches outside its memory
+ * is refused when the package is opened. */
 #ifndef VTC_PLAN_H
 #define VTC_PLAN_H
 
@@ -57,14 +58,18 @@ typedef struct vtc_steps {
  *
  * 'k'   a launch of `kernel`
  * 'c'   a copy of `bytes` bytes from args[1] to args[0]
- * 'f'   `turns` turns of the loop `number`, each of the steps `inner[0]`
+ * 'f'   `turns` turns of the loop `number`, the last one first if `reverse`, each of the steps `inner[0]`
  * 'w'   the steps inner[0]; then, if the byte at args[0] is not 0, inner[1], and this again
- * 'b'   the steps inner[0] if the byte at args[0] is not 0, else inner[1] */
+ * 'b'   the steps inner[0] if the byte at args[0] is not 0, else inner[1]
+ *
+ * `index` numbers the launches and copies of a plan. A launch that checks indices has the error cell `cell`. */
 typedef struct vtc_step {
     char kind;
+    int reverse;
     const vtc_code_of *kernel;
     vtc_steps inner[2];
-    int64_t number;
+    int64_t number, index, cell;
+    const struct vtc_step *next_checking;
     const vtc_ref *args;
     const vtc_size *sizes;
     const int64_t *after; /* the steps that it waits for */
@@ -85,6 +90,9 @@ typedef struct vtc_plan {
     vtc_code_of *kernels;
     vtc_step *steps;
     int64_t dim_count, input_count, output_count, kernel_count, step_count;
+    int64_t flat_count, cell_count; /* launches and copies; launches that check indices */
+    const vtc_step *checking;       /* the first of these */
+    int flows, waits;               /* it has loops or branches; a byte of the device decides in one of them */
     vtc_host *host;
     const struct vtc_variant *variant;
     struct vtc_instance *instances;
@@ -136,7 +144,8 @@ typedef struct vtc_plan_reader {
     vtc_names names;
     vtc_plan *plan;
     const vtc_around *around;
-    int depth; /* of loops and branches around */
+    const vtc_step **checking; /* where the next launch that checks indices goes */
+    int depth;                 /* of loops and branches around */
 } vtc_plan_reader;
 
 static vtc_buffer *vtc_buffers_in(vtc_plan_reader *r, const vtc_json *v, int64_t *count) {
@@ -320,7 +329,7 @@ static void vtc_loop_in(vtc_plan_reader *r, const vtc_json *v, vtc_step *s) {
     const vtc_around here = {r->around, s};
     s->number = vtc_expect(f, r->what, number, VTC_WHOLE)->whole;
     s->turns = vtc_size_in(f, &r->package->zone, r->what, turns, &r->names);
-    vtc_expect(f, r->what, turns->next, VTC_TRUTH);
+    s->reverse = (int)vtc_expect(f, r->what, turns->next, VTC_TRUTH)->whole;
     s->note = vtc_expect(f, r->what, condition->next, VTC_TEXT)->text;
     for (const vtc_around *a = r->around; a; a = a->outer)
         if (a->loop->number == s->number) vtc_wrong(f, r->what, "a loop with a number of its own", number);
@@ -336,6 +345,17 @@ static void vtc_loop_in(vtc_plan_reader *r, const vtc_json *v, vtc_step *s) {
     r->around = here.outer;
 }
 
+/* What a plan knows of all its steps. */
+static void vtc_count_step(vtc_plan_reader *r, vtc_step *s) {
+    vtc_plan *n = r->plan;
+    const int flat = s->kind == 'k' || s->kind == 'c';
+    if (flat) s->index = n->flat_count++;
+    n->flows |= !flat, n->waits |= s->kind == 'w' || s->kind == 'b';
+    if (!s->kernel || !s->kernel->checks) return;
+    s->cell = n->cell_count++;
+    *r->checking = s, r->checking = &s->next_checking;
+}
+
 static void vtc_step_in(vtc_plan_reader *r, const vtc_json *v, vtc_step *s) {
     static const struct { const char *name; char kind; void (*read)(vtc_plan_reader *, const vtc_json *, vtc_step *); } kinds[] = {
         {"launch", 'k', vtc_launch_in}, {"copy", 'c', vtc_copy_in}, {"loop", 'f', vtc_loop_in}, {"branch", 'b', vtc_branch_in}};
@@ -344,6 +364,7 @@ static void vtc_step_in(vtc_plan_reader *r, const vtc_json *v, vtc_step *s) {
         if (strcmp(name, kinds[i].name)) continue;
         s->kind = kinds[i].kind, s->note = "";
         kinds[i].read(r, v, s);
+        vtc_count_step(r, s);
         return;
     }
     vtc_wrong(r->fault, r->what, "a launch, a copy, a loop or a branch", v);
@@ -416,7 +437,7 @@ static void vtc_check_corners(vtc_fault *f, const vtc_plan *n) {
 static vtc_plan *vtc_plan_in(vtc_fault *f, vtc_package *p, const vtc_member *m) {
     const vtc_json *root = vtc_parse(f, &p->zone, m->name, m->data, m->size);
     vtc_plan *n = vtc_make(f, &p->zone, 1, sizeof *n);
-    vtc_plan_reader r = {f, p, m->name, {NULL, 0}, n, NULL, 0};
+    vtc_plan_reader r = {f, p, m->name, {NULL, 0}, n, NULL, &n->checking, 0};
     const int64_t format = vtc_get(f, r.what, root, "format", VTC_WHOLE)->whole;
     if (format != VTC_PLAN_FORMAT) vtc_fail(f, VTC_BAD_PACKAGE, "%s: expected format %d, got %" PRId64, r.what, VTC_PLAN_FORMAT, format);
     n->name = vtc_get(f, r.what, root, "name", VTC_TEXT)->text;

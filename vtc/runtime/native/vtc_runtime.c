@@ -1,13 +1,21 @@
 /* Runs packages of vtc; see vtc_runtime.h. The parts are in files of their own, but are compiled here: only what the header
  * declares is visible outside.
  *
- * vtc_read.h      failures, memory, JSON, SHA-256, sizes
+ * vtc_read.h      failures, memory, JSON, SHA-256
+ * vtc_size.h      sizes such as `4*B + 63`
  * vtc_package.h   the file, its members, weights
  * vtc_plan.h      plans, and the steps that they are of
  * vtc_entry.h     entries, and their plans
  * vtc_cpu.h       libraries and threads
- * vtc_call.h      a call: what it takes and gives, on any device
- * vtc_cuda.h      the NVIDIA driver, and plans as CUDA graphs
+ * vtc_call.h      a call: what it asks for, and works with
+ * vtc_run.h       what it takes and gives, on any device
+ * vtc_driver.h    the NVIDIA driver
+ * vtc_control.h   kernels that steer loops and branches of CUDA graphs
+ * vtc_kernels.h   the kernels of plans
+ * vtc_layout.h    what becomes of the steps of a plan at given sizes
+ * vtc_graph.h     plans as CUDA graphs
+ * vtc_walk.h      loops and branches that the host walks through
+ * vtc_cuda.h      a call on a GPU
  * here            the functions of vtc_runtime.h
  *
  * A package is immutable once it is open, but for its state, the instances that calls lease from its plans, and the claims of
@@ -38,11 +46,19 @@
 #endif
 
 #include "vtc_read.h"
+#include "vtc_size.h"
 #include "vtc_package.h"
 #include "vtc_plan.h"
 #include "vtc_entry.h"
 #include "vtc_cpu.h"
 #include "vtc_call.h"
+#include "vtc_run.h"
+#include "vtc_driver.h"
+#include "vtc_control.h"
+#include "vtc_kernels.h"
+#include "vtc_layout.h"
+#include "vtc_graph.h"
+#include "vtc_walk.h"
 #include "vtc_cuda.h"
 
 /* ---- failures ---- */
@@ -152,10 +168,10 @@ static void vtc_place_weights(vtc_fault *f, vtc_package *p) {
 }
 
 static void vtc_describe_it(vtc_fault *f, vtc_package *p) {
-    static const char form[] = "{\"name\": %.*s, \"target\": \"%s\", \"device\": \"%s\", \"targets\": %.*s, \"entries\": %.*s, \"weights\": %.*s}";
+    static const char form[] = "{\"name\": %.*s, \"target\": \"%s\", \"device\": \"%s\", \"waits\": \"%s\", \"targets\": %.*s, \"entries\": %.*s, \"weights\": %.*s}";
     static const char *const keys[] = {"name", "targets", "entries", "weights"};
     const vtc_json *v[4];
-    size_t size = sizeof form + 128;
+    size_t size = sizeof form + 512;
     for (int i = 0; i < 4; ++i) {
         v[i] = vtc_find(p->manifest, keys[i]);
         if (!v[i]) vtc_fail(f, VTC_BAD_PACKAGE, "manifest: expected \"%s\", got nothing", keys[i]);
@@ -164,7 +180,7 @@ static void vtc_describe_it(vtc_fault *f, vtc_package *p) {
 #define VTC_SLICE(i) (int)(v[i]->to - v[i]->from), v[i]->from
     char *text = vtc_make(f, &p->zone, size, 1), device[32] = "cpu";
     if (p->cuda) snprintf(device, sizeof device, "cuda:%d", (int)p->options.device);
-    snprintf(text, size, form, VTC_SLICE(0), p->target, device, VTC_SLICE(1), VTC_SLICE(2), VTC_SLICE(3));
+    snprintf(text, size, form, VTC_SLICE(0), p->target, device, p->cuda ? p->cuda->why : "", VTC_SLICE(1), VTC_SLICE(2), VTC_SLICE(3));
 #undef VTC_SLICE
     p->description = text;
 }

@@ -96,8 +96,8 @@ vtc_status vtc_open(const char *path, const vtc_options *options, vtc_package **
 /* The same from the bytes of a file, which stay where they are until vtc_close. */
 vtc_status vtc_open_memory(const void *bytes, size_t size, const vtc_options *options, vtc_package **out);
 
-/* What it holds, as JSON: {"name", "target", "device", "targets", "entries", "weights"}, the last three as in its manifest. Null for
- * a package that did not open. */
+/* What it holds, as JSON: {"name", "target", "device", "waits", "targets", "entries", "weights"}, the last three as in its manifest.
+ * "waits" says why calls wait in loops and branches for values on the GPU, or "". Null for a package that did not open. */
 const char *vtc_describe(vtc_package *package);
 
 /* How many inputs and outputs an entry has. */
@@ -112,7 +112,8 @@ vtc_status vtc_count(vtc_package *package, const char *entry, int32_t *inputs, i
  * of the package is that itself: `data` becomes its memory, and is not `owned`.
  *
  * On a GPU the work is given to `stream` (a CUstream; null is the default one) and the call does not wait, unless tensors on the CPU
- * are among the inputs or outputs: those are copied. Inputs and outputs on the GPU are aligned to 16 bytes. A new output is
+ * are among the inputs or outputs: those are copied. (It also waits in loops and branches if the driver is older than that of CUDA
+ * 12.4, or with VTC_CUDA_GRAPHS=0 in the environment, where kernels are launched one by one.) Inputs and outputs on the GPU are aligned to 16 bytes. A new output is
  * on the CPU unless its `device` says otherwise. An index out of range shows at a later call, or at vtc_synchronize. Calls on
  * different streams that write the same memory are to be ordered by the caller. On the CPU `stream` is ignored, and such calls
  * wait for each other. */
