@@ -5,7 +5,8 @@ y, (h, c) = lstm(x)                                   # [N, T, 64], [4, N, 32] t
 
 The products with the input are one for all times; a step of a cell is a function ``(state, x) ->
 (state, y)`` of the state before and of what the input gives at one time. Sequences of more than
-``UNROLLED`` steps run it by ``vtc.scan``: a program has the step once, whatever the length.
+``UNROLLED`` steps run it by ``vtc.scan``: a program has the step once, whatever the length. In the
+gradient too, what concerns weights is one product for all times (the pass ``hoist``).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from vtc.passes.decompose import decompose
 from vtc.passes.differentiate import differentiate
 from vtc.passes.fold import fold
 from vtc.passes.fuse import fuse
+from vtc.passes.hoist import hoist
 from vtc.passes.memory import memory
 from vtc.passes.partial import partial
 from vtc.passes.pipeline import Context, Stage
@@ -51,7 +52,7 @@ def ordered(node: Node, context: Context) -> str | None:
 PIPELINE = (
     Stage("captured"),
     Stage("joint", (differentiate, canonicalize, fold, cse, dce), joint),
-    Stage("lowered", (select, recognize, decompose, widen, canonicalize, cse, dce), lowered),
+    Stage("lowered", (select, hoist, recognize, decompose, widen, canonicalize, cse, dce), lowered),
     Stage("fused", (recompute, partial, split, fuse, release), ordered),
     Stage("planned", (schedule, memory), ordered),
 )

@@ -10,7 +10,8 @@
 Operands are what is carried from step to step, then what is read slice by slice along the first
 axis, then what every step reads whole. Results are a tuple: the carried values as they are in the
 end, then what the steps gave, stacked. The gradient of a loop is a loop in the other direction,
-which runs the body again; it reads the carried values that each step began with (``saves``).
+which runs the body again; it reads the carried values that each step began with (``saves``). Sums
+that it carries, of the cotangents of what all steps read, the pass ``hoist`` takes out.
 """
 
 from __future__ import annotations
