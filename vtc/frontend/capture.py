@@ -16,6 +16,7 @@ from typing import Any
 from vtc.errors import CaptureError, GradientError
 from vtc.frontend import dispatch, traced_gradient
 from vtc.frontend.borders import Borders
+from vtc.frontend.changed import Changed
 from vtc.frontend.dispatch import Rest, Result, state
 from vtc.frontend.frames import Frames, reachable
 from vtc.frontend.grad_fn import Next, traced_step
@@ -41,7 +42,7 @@ from vtc.ir.op import Op
 from vtc.ir.ops.control import Gradient, Item, StopGradient
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.view import Reshape
-from vtc.ir.types import DType, TensorType, TupleType, Type, f32, f64
+from vtc.ir.types import DType, TensorType, TupleType, Type, f64
 from vtc.runtime.device import Device
 
 
@@ -50,6 +51,7 @@ class Capture(abc.ABC):
     """One trace. It is also a :class:`~vtc.ir.op.Builder` of nodes."""
 
     by_base: set[int] = field(default_factory=set)
+    apart: frozenset[int] = frozenset()  # memory that arguments share, as long as it is only read
     sizes: Sizes = field(default_factory=Sizes)
     builder: GraphBuilder = field(default_factory=GraphBuilder)
     inputs: list[Input] = field(default_factory=list)
@@ -59,6 +61,7 @@ class Capture(abc.ABC):
     borders: Borders = field(default_factory=Borders)
     frames: Frames = field(default_factory=Frames)
     watched: Watched = field(default_factory=Watched)
+    changed: Changed = field(default_factory=Changed)
     notes: list[tuple[Any, ...]] | None = None  # to be printed; None where nothing can be
 
     def __post_init__(self) -> None:
@@ -205,7 +208,7 @@ class Capture(abc.ABC):
 
     def type_of_tensor(self, x: Tensor) -> TensorType:
         """The type of ``x`` without recording anything new for concrete tensors."""
-        if x._array is not None and id(x._storage) not in self.cells:
+        if x._array is not None and self.place_of(x) not in self.cells:
             return concrete_type(x)
         return self.node(x).tensor
 
@@ -219,8 +222,10 @@ class Capture(abc.ABC):
         key = id(x._storage)
         if id(x) not in self.arguments and id(x) not in self.origins:
             self.met.setdefault(key, x)
-        known = self.cells.get(key)
+        known = self.cells.get(self.place_of(x))
         if known is None:
+            if key in self.apart:
+                raise Restart(x._storage)
             root = base_of(x) if key in self.by_base else x
             known = self.enter(root, self.source(root), concrete_type(root), "")
         if known.tensor is x or (known.tensor is not None and same_view(known.tensor, x)):
@@ -234,6 +239,11 @@ class Capture(abc.ABC):
                 "made from, and the function uses both; use one of them",
             )
         return None
+
+    def place_of(self, x: Tensor) -> int:
+        """Under what the cell of the concrete tensor ``x`` is found: its memory, or itself."""
+        key = id(x._storage)
+        return id(x) if key in self.apart and id(x) in self.arguments else key
 
     def source(self, root: Tensor) -> Source:
         """Where the concrete tensor ``root`` comes from at each call."""
@@ -259,7 +269,7 @@ class Capture(abc.ABC):
             self.leaves[node] = x
             self.current_leaf[id(x)] = node
         if x._storage is not None:
-            self.cells[id(x._storage)] = cell
+            self.cells[self.place_of(x)] = cell
             cell.frame = self.frames.born.get(id(x))
         self.inputs.append(Input(node, source, cell))
         self.kept.append(x)
@@ -296,6 +306,7 @@ class Capture(abc.ABC):
     def set_requires(self, x: Tensor, requires_grad: bool) -> None:
         """Make a value of the trace a leaf."""
         cell = self.cell(x)
+        self.refuse_apart(cell)
         if cell is None:
             cell = x._cell = Cell(self.node(x))
             x._link = None
@@ -344,6 +355,7 @@ class Capture(abc.ABC):
 
     def replace(self, x: Tensor, cell: Cell, node: Node, *, requires: bool) -> None:
         """The root ``x`` has a new value."""
+        self.refuse_apart(cell)
         self.frames.writing(x, cell)
         leaf = cell.tensor if cell.tensor is not None else x
         if cell.requires and cell.node in self.leaves:
@@ -362,6 +374,12 @@ class Capture(abc.ABC):
             cell.requires = requires
         cell.node = node
         cell.version += 1
+
+    def refuse_apart(self, cell: Cell | None) -> None:
+        """Trace again where memory that arguments share is more than read."""
+        held = None if cell is None else cell.tensor
+        if held is not None and id(held._storage) in self.apart:
+            raise Restart(held._storage)
 
     def unrecorded(self, old: Node, new: Node) -> Node:
         """The value of ``new`` with the history of ``old``: what a write that is not recorded
@@ -459,26 +477,6 @@ class Capture(abc.ABC):
     def final_names(self) -> Names:
         """What the nodes are called in the end: by the user's variables where there are any."""
         return Names(self.sites)
-
-
-def hyperparameter(group: dict[str, Any], key: str, index: int | None = None) -> Any:
-    """A number an optimizer reads.
-
-    Itself when eager; while tracing, a 0-d input refreshed at each call.
-    """
-
-    def read() -> float:
-        value = group[key]
-        return float(value if index is None else value[index])
-
-    capture: Capture | None = state.capture
-    if capture is None:
-        return read()
-    at = (id(group), key, -1 if index is None else index)
-    if at not in capture.hypers:
-        name = key if index is None else f"{key}_{index}"
-        capture.hypers[at] = capture.number(name, Source("hyper", read=read, option=at), f32)
-    return capture.hypers[at]
 
 
 def _rule(op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:

@@ -19,7 +19,7 @@ from vtc.errors import TypeCheckError
 from vtc.frontend import devices, dispatch, eager
 from vtc.frontend.dispatch import Rest, Result, state
 from vtc.frontend.tensor import CPU, Tensor, array_of, concrete_tensor
-from vtc.ir.evaluate import compute
+from vtc.ir.evaluate import compute, inferred
 from vtc.ir.op import Op
 from vtc.ir.types import Array, TensorType
 from vtc.runtime.device import Device
@@ -38,7 +38,7 @@ def _result(out: Any) -> Result:
 
 
 def _run_numpy(op: Op, arrays: Sequence[Array]) -> Any:
-    type = op.infer(*map(TensorType.of, arrays))
+    type = inferred(op, *map(TensorType.of, arrays))
     out = compute(op, arrays, type)
     if isinstance(out, tuple):
         return tuple([_own(o, arrays) for o in out])
@@ -99,7 +99,7 @@ class _Concrete:
         return y
 
     def _shown(self, op: Op, array: Array) -> Array | None:
-        out = compute(op, [array], op.infer(TensorType.of(array)))
+        out = compute(op, [array], inferred(op, TensorType.of(array)))
         if not isinstance(out, np.ndarray):
             raise TypeCheckError(f"{op.name}: not a view")
         return out if np.may_share_memory(out, array) or not out.size else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vtc.build import Built, compile_program, context_for, stage_program
-from vtc.errors import GradientError
+from vtc.errors import GradientError, VersionError
 from vtc.frontend import dispatch
 from vtc.frontend.autograd import ENGINE
 from vtc.frontend.inputs import KEPT, Source, base_of, layout
@@ -151,6 +151,8 @@ class Entry:
         made = {p.output: concrete_tensor(outs[p.output]) for p in self.made}
         if self.backward is not None:
             self.attach(saved_inputs, leaves, arrays, outs, made)
+        for change in traced.changes:
+            change.apply()
         results = [self.result(p, leaves, made) for p in traced.parts]
         grads = [(self.tensor_of(g.owner, leaves), g.value) for g in traced.grads]
         for tensor, grad in [(t, self.result(value, leaves, made)) for t, value in grads]:
@@ -162,10 +164,12 @@ class Entry:
         match part:
             case Plain(value):
                 return value
-            case Made(output, _, ops, leaf, number):
+            case Made(output, _, ops, leaf, number, stale):
                 x = made[output]
                 if number:
                     return x.item()
+                if stale:
+                    ENGINE.record(Stale(stale), (_somewhere(),), x)
                 if leaf:
                     x._requires = True
             case Given(source, ops):
@@ -229,6 +233,25 @@ class CompiledBackward:
             self.entry.pair.arguments(self.inputs, self.results, tangents)
         )
         return [Expr(BUILDER, concrete_tensor(a)) for a in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """How a result came to be whose leaves were written since: an op on the tape."""
+
+    why: str
+    name: str = "compiled"
+
+    def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Expr | None]:
+        """Refuse: VersionError."""
+        raise located(VersionError, self.why)
+
+
+def _somewhere() -> Saved:
+    """A leaf, so that a sweep comes by."""
+    leaf = concrete_tensor(np.zeros((), np.float32))
+    leaf._requires = True
+    return ENGINE.save(leaf)
 
 
 def _array(g: Expr) -> Array:

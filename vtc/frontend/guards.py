@@ -3,8 +3,10 @@
 While user code is traced a profile hook collects the functions it enters. The globals their code
 names, the cells and defaults of those functions, and every container and object found from there
 are watched: each one alone, by its direct parts. Attributes of classes and of Python modules are
-watched by the names that the code mentions. What cannot change without the process-wide epoch
-moving (Modules; the types of tensors, and whether they require grad) is compared only when it has.
+watched by the names that the code mentions, and so are those of objects, unless the code looks at
+attributes by other means (``getattr``): a counter that it never reads may count. What cannot change
+without the process-wide epoch moving (Modules; the types of tensors, and whether they require grad)
+is compared only when it has.
 """
 
 from __future__ import annotations
@@ -30,15 +32,26 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vtc.frontend.changed import Changed
 from vtc.frontend.dispatch import epoch
 from vtc.frontend.hooks import EVERYWHERE
-from vtc.frontend.parts import MISSING, PLAIN, SEQUENCES, Parts, parts_of, same
+from vtc.frontend.parts import MISSING, PLAIN, SEQUENCES, Parts, parts_of, read_of, same
 from vtc.frontend.reads import Reads
 from vtc.frontend.tensor import Tensor
 
 NAMESPACES = (SimpleNamespace, argparse.Namespace)
 SMALL = 1 << 16
 """Bytes of a NumPy array that is watched by its content; a larger one is watched by identity."""
+MENTIONED = 512
+"""Names that code may mention for objects to be watched by them alone."""
+LOOKS = frozenset({
+    "getattr", "hasattr", "setattr", "vars", "dir", "eval", "exec", "locals", "__dict__",
+    "__getattribute__", "__getstate__", "__slots__", "attrgetter", "asdict", "astuple", "replace",
+    "fields", "copy", "deepcopy", "dumps", "dump", "format", "format_map",
+})  # fmt: skip
+"""By which code reads attributes that it does not mention."""
+ABSTRACT = ("object", "ABC", "Generic", "Protocol")
+"""Classes whose code reads no attributes."""
 ProfileEvent = Literal["call", "return", "c_call", "c_return", "c_exception"]
 
 
@@ -64,10 +77,12 @@ class Watch:
     path: str
     value: object
     parts: Parts
+    names: frozenset[str] | None = None
+    """Of which plain parts count; None: all."""
 
     def miss(self) -> str | None:
         """What changed, or None."""
-        keys, now = parts_of(self.value)
+        keys, now = parts_of(self.value) if self.names is None else read_of(self.value, self.names)
         old_keys, old = self.parts
         if keys == old_keys and all(map(same, old, now)):
             return None
@@ -106,8 +121,8 @@ class Guards:
         if self.miss() is not None:
             return False
         names = [(b.space, b.name, b.value) for b in self.bindings]
-        reads = Reads(names, [w.value for w in self.light])
-        rare = Reads((), [w.value for w in self.heavy])
+        reads = Reads(names, [(w.value, w.names) for w in self.light])
+        rare = Reads((), [(w.value, w.names) for w in self.heavy])
         if self.miss() is not None:
             return False
         self.reads, self.rare = reads, rare
@@ -151,10 +166,11 @@ def _word(value: object) -> str:
 
 
 class Recorder:
-    """Collects the user functions entered while it is active."""
+    """Collects the user functions entered while it is active, and what of objects they change."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Changed) -> None:
         self.codes: dict[CodeType, dict[str, Any]] = {}
+        self.changed = changed
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -165,12 +181,11 @@ class Recorder:
         before, collects = sys.getprofile(), gc.isenabled()
 
         def hook(frame: FrameType, event: ProfileEvent, argument: Any) -> None:
-            if (
-                event == "call"
-                and frame.f_code not in self.codes
-                and _is_user_module(frame.f_globals.get("__name__", ""))
+            if event == "call" and (
+                frame.f_code in self.codes or _is_user_module(frame.f_globals.get("__name__", ""))
             ):
                 self.codes[frame.f_code] = frame.f_globals
+                self.enter(frame)
             if before is not None:
                 before(frame, event, argument)
 
@@ -182,6 +197,21 @@ class Recorder:
             sys.setprofile(before)
             if collects:
                 gc.enable()
+
+    def enter(self, frame: FrameType) -> None:
+        """Note the attributes of objects that the code of ``frame`` may set; those of Modules are
+        noted by themselves.
+        """
+        names = set_names(frame.f_code)
+        if not names:
+            return
+        space = frame.f_globals
+        read = [space[n] for n in global_names(frame.f_code) if n in space]
+        for value in (*frame.f_locals.values(), *read):
+            own = isinstance(getattr(value, "__dict__", None), dict)
+            if own and _is_user_module(type(value).__module__) and not is_module(value):
+                for name in names:
+                    self.changed.note(value, name)
 
     def guards(self, fn: Any, arguments: Sequence[tuple[str, object]] = ()) -> Guards:
         """What the collected functions read, starting at globals, at ``fn`` and at objects among
@@ -206,6 +236,7 @@ class _Walk:
     def __init__(self, codes: Mapping[CodeType, object]) -> None:
         self.codes = frozenset(codes)
         self.names = frozenset([n for c in codes for n in mentioned(c)]) | {"forward"}
+        self.by_name = len(self.names) <= MENTIONED and self.names.isdisjoint(LOOKS)
         self.found = Guards()
         self.queue: list[tuple[str, object]] = []
         self.seen: dict[int, object] = {}
@@ -236,11 +267,38 @@ class _Walk:
 
     def watch(self, path: str, value: object) -> None:
         """Record the parts of ``value``, and queue them."""
-        parts = parts_of(value)
-        is_heavy = isinstance(value, Tensor) or hasattr(value, "named_parameters")
-        (self.found.heavy if is_heavy else self.found.light).append(Watch(path, value, parts))
+        is_module = hasattr(value, "named_parameters")
+        names = self.read_by_name(value)
+        if names is not None and not is_module:
+            space = vars(value)
+            for name in names:
+                self.bind(_path(path, value, name), name, space, id(space))
+            self.queue.append((type(value).__name__, type(value)))
+            return
+        parts = parts_of(value) if names is None else read_of(value, names)
+        is_heavy = isinstance(value, Tensor) or is_module
+        (self.found.heavy if is_heavy else self.found.light).append(
+            Watch(path, value, parts, names)
+        )
         self.queue += [(_path(path, value, k), v) for k, v in zip(*parts, strict=True)]
         self.queue.append((type(value).__name__, type(value)))
+
+    def read_by_name(self, value: object) -> frozenset[str] | None:
+        """The names by which the code may read attributes of an object, a Module's own included;
+        None where it may read others.
+        """
+        if not self.by_name or not _is_user_module(type(value).__module__):
+            return None
+        names = self.names
+        for c in type(value).__mro__:
+            if c.__module__ == "vtc.nn.module" and c.__name__ == "Module":
+                names |= vars(c).keys()
+            elif not _is_user_module(c.__module__) and c.__name__ not in ABSTRACT:
+                return None
+        other = ("__slots__", "__guards__", "__dataclass_fields__", "__getattr__", "__match_args__")
+        if any(hasattr(type(value), name) for name in other):
+            return None
+        return names if hasattr(value, "__dict__") else None
 
     def is_open(self, value: object) -> bool:
         """Whether the parts of ``value`` are the user's business."""
@@ -287,9 +345,25 @@ def global_names(code: CodeType) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+@lru_cache(maxsize=4096)
+def set_names(code: CodeType) -> tuple[str, ...]:
+    """The attributes that ``code`` sets or deletes."""
+    sets = ("STORE_ATTR", "DELETE_ATTR")
+    found = [str(i.argval) for i in dis.get_instructions(code) if i.opname in sets]
+    return tuple(dict.fromkeys(found))
+
+
+def is_module(value: object) -> bool:
+    """Whether ``value`` is a Module."""
+    return hasattr(type(value), "named_parameters")
+
+
 def mentioned(code: CodeType) -> Iterator[str]:
     """Every name, attributes included, in ``code`` and the functions inside it."""
     yield from code.co_names
+    for names in code.co_consts:  # keywords, and attributes in patterns of match
+        if isinstance(names, tuple):
+            yield from (n for n in names if isinstance(n, str))
     for inner in _inner(code):
         yield from mentioned(inner)
 

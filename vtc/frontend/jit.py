@@ -32,9 +32,11 @@ from vtc.frontend.keys import (
     leaf_key,
     leaf_names,
     partition,
+    sharing,
     tensor_leaf,
 )
-from vtc.frontend.replay import MISSED, Replay
+from vtc.frontend.rebound import rebound
+from vtc.frontend.replay import MISSED, Replay, holding
 from vtc.frontend.source import located, user_level
 from vtc.frontend.tensor import Tensor
 from vtc.frontend.trace import Request, Traced, trace
@@ -135,6 +137,7 @@ class Compiled:
         self._said = False
         self._replay: Replay | None = None
         self._replays: dict[Key, list[Replay]] = {}
+        self._placed: set[Key] = set()
         self._lock = threading.RLock()
         self._slotted = _Methods()
 
@@ -155,7 +158,7 @@ class Compiled:
         leaves = [tensor_leaf(leaf) for leaf in leaves]
         key = self._key(leaves, form)
         found = self._replays.get(key)
-        replay = None if found is None else _holding(found, leaves)
+        replay = None if found is None else holding(found, leaves)
         if replay is None:
             entry = self._entry(key, leaves, form)
             if found is None:  # a key that is seen once is not worth a replay
@@ -256,15 +259,17 @@ class Compiled:
     # finding the entry
 
     def _key(self, leaves: Sequence[Any], form: Form | None) -> Key:
-        return (
+        key = (
             form,
             tuple([leaf_key(leaf) for leaf in leaves]),
             state.grad,
             state.autocast,
             (dispatch.default_dtype(), dispatch.default_device()),
             dispatch.deterministic(),
-            partition(leaves),
+            sharing(leaves),
         )
+        placed = key[-1] and key in self._placed
+        return (*key[:-1], partition(leaves)) if placed else key
 
     def _entry(self, key: Key, leaves: Sequence[Any], form: Form | None) -> Entry:
         for entry in self._exact.get(key, ()):
@@ -286,16 +291,34 @@ class Compiled:
             if _covers(request, leaves) and entry.miss(leaves) is None:
                 self._exact.setdefault(key, []).append(entry)
                 return entry
+        if (again := self._rebound(key, general, leaves)) is not None:
+            return again
         self._explain_miss(key, general, leaves)
         self._say_if_unlucky()
         self._refuse_too_many()
         request, traced = self._trace(general, leaves, form)
+        if traced.placed:
+            self._placed.add(key)
+            key, general = [(*k[:-1], partition(leaves)) for k in (key, general)]
         least = Options().recompute if self.recompute else None
         entry = build_entry(traced, Options(recompute=least))
         self._exact.setdefault(key, []).insert(0, entry)
         self._general.setdefault(general, []).append((request, entry))
         self._latest.append(entry)
         return entry
+
+    def _rebound(self, key: Key, general: Key, leaves: Sequence[Any]) -> Entry | None:
+        """An old entry, for other tensors under the names that it reads; the first two have own."""
+        known = self._exact.get(key, ())
+        for old in reversed(known[1:]):
+            if (entry := rebound(old, leaves)) is not None:
+                self._exact[key] = [entry, *(e for e in known if e is not old)]
+                ready = self._general.get(general, [])
+                self._general[general] = [(r, entry if e is old else e) for r, e in ready]
+                for replays in self._replays.values():
+                    replays[:] = [r for r in replays if r.entry is not old]
+                return entry
+        return None
 
     def _explain_miss(self, key: Key, general: Key, leaves: Sequence[Any]) -> None:
         if not self._exact:
@@ -396,13 +419,6 @@ class Compiled:
             return marked
         varies = self.dynamic is True or len(seen - {0, 1}) > 1
         return Dim(f"{name}_{axis}", 2, None) if varies else None
-
-
-def _holding(replays: Sequence[Replay], leaves: Sequence[Any]) -> Replay | None:
-    for replay in replays:
-        if replay.holds(leaves) and replay.entry.other_memory(leaves) is None:
-            return replay
-    return None
 
 
 def _is_flat(form: Form | None) -> bool:

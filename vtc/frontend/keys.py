@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -128,6 +129,24 @@ def leaf_key(leaf: Any) -> Any:
         "numbers, strings, "
         "modules, or tuples, lists, dicts and dataclasses of them",
     )
+
+
+def sharing(leaves: Sequence[Any]) -> tuple[Any, ...]:
+    """Which tensor arguments share a storage, and which are one tensor."""
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    storages = [id(x._storage) for x in tensors]
+    if len(set(storages)) == len(storages):
+        return ()
+    met = [id(x) for x in tensors]
+    return tuple([(storages.index(s), met.index(m)) for s, m in zip(storages, met, strict=True)])
+
+
+def read_apart(leaves: Sequence[Any]) -> set[int]:
+    """The ids of storages that several tensor arguments share, none of which requires grad."""
+    tensors = {id(x): x for x in leaves if isinstance(x, Tensor) and x._storage is not None}
+    count = Counter([id(x._storage) for x in tensors.values()])
+    grow = {id(x._storage) for x in tensors.values() if x.requires_grad}
+    return {s for s, n in count.items() if n > 1} - grow
 
 
 def partition(leaves: Sequence[Any]) -> tuple[Any, ...]:

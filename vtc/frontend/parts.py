@@ -71,6 +71,16 @@ def parts_of(value: object) -> Parts:
     return _attributes(value)
 
 
+def read_of(value: object, names: frozenset[str]) -> Parts:
+    """``parts_of`` a Module less the numbers, flags and texts that are not among ``names``."""
+    found = [
+        (k, v)
+        for k, v in zip(*parts_of(value), strict=True)
+        if k in names or not isinstance(v, PLAIN)
+    ]
+    return tuple([k for k, _ in found]), tuple([v for _, v in found])
+
+
 def _tensor(x: Tensor) -> Parts:
     """What of a tensor met by closure is guarded; its elements are an input."""
     names = ("requires_grad", "dtype", "shape", "hooks")

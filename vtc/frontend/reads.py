@@ -10,11 +10,12 @@ from __future__ import annotations
 import ctypes
 import marshal
 from collections.abc import Callable, Iterable, KeysView, Mapping
+from functools import partial
 from operator import is_, itemgetter
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any, final
 
-from vtc.frontend.parts import MISSING, SEQUENCES, parts_of, same
+from vtc.frontend.parts import MISSING, SEQUENCES, parts_of, read_of, same
 
 Read = tuple[Callable[[Any], tuple[object, ...]], Any, tuple[object, ...]]
 LONG = 128
@@ -23,12 +24,16 @@ LONG = 128
 
 @final
 class Reads:
-    """The names (in a namespace, with what they meant) and the objects that a trace read."""
+    """The names (in a namespace, with what they meant) and the objects that a trace read (of a
+    Module, which plain attributes by name; None: all).
+    """
 
     __slots__ = ("_absent", "_empty", "_few", "_functions", "_reads", "_states")
 
     def __init__(
-        self, names: Iterable[tuple[Mapping[str, object], str, object]], objects: Iterable[object]
+        self,
+        names: Iterable[tuple[Mapping[str, object], str, object]],
+        objects: Iterable[tuple[object, frozenset[str] | None]],
     ) -> None:
         self._absent: list[tuple[KeysView[str], frozenset[str]]] = []
         self._functions: list[tuple[FunctionType, CodeType, object, object, object]] = []
@@ -37,8 +42,11 @@ class Reads:
         self._reads: list[Read] = []
         self._add_names(names)
         cells: list[CellType] = []
-        for value in objects:
-            self._add(value, cells)
+        for value, read in objects:
+            if read is None:
+                self._add(value, cells)
+            else:
+                self._read(partial(_read_of, read), value)
         if cells:
             self._read(_contents, tuple(cells))
         self._few = not (self._reads or self._absent or self._states)
@@ -148,6 +156,11 @@ def _items(value: dict[object, object]) -> tuple[object, ...]:
 def _attributes(value: Any) -> tuple[object, ...]:
     own = value.__dict__
     return (*own, *own.values())
+
+
+def _read_of(names: frozenset[str], value: object) -> tuple[object, ...]:
+    keys, values = read_of(value, names)
+    return (*keys, *values)
 
 
 def _parts(value: object) -> tuple[object, ...]:

@@ -81,7 +81,7 @@ class Replay:
         ]
         self._changed = [g for g in traced.grads if g.had or g.value != Plain(None)]
         one = traced.parts == (Made(0),) and self._outputs == [0] and traced.form is None
-        self._one = one and not (bound.writes or self._numbers or self._changed)
+        self._one = one and not (bound.writes or self._numbers or self._changed or traced.changes)
 
     def rearm(self) -> None:
         """Expect what is switched on this thread, and the defaults, to be as they are now."""
@@ -198,11 +198,21 @@ class Replay:
         for i, kind, (array, place) in zip(self._outputs, self._kinds, made, strict=True):
             tensors[i] = x = concrete_tensor(array)
             x._known = array, False, place, kind
+        for change in entry.traced.changes:
+            change.apply()
         results = [entry.result(p, leaves, tensors) for p in entry.traced.parts]
         grads = [(entry.tensor_of(g.owner, leaves), g.value) for g in self._changed]
         for x, grad in [(x, entry.result(value, leaves, tensors)) for x, value in grads]:
             x._grad = grad
         return unflatten(entry.traced.form, results)
+
+
+def holding(replays: Sequence[Replay], leaves: Sequence[Any]) -> Replay | None:
+    """The one that serves a call with these arguments, whose key is known."""
+    for replay in replays:
+        if replay.holds(leaves) and replay.entry.other_memory(leaves) is None:
+            return replay
+    return None
 
 
 def _pins(traced: Traced, wants: Sequence[Any]) -> tuple[tuple[int, Tensor, int], ...] | None:

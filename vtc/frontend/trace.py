@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from vtc.errors import ArgumentError, CaptureError, DeviceError, LeakError
+from vtc.errors import ArgumentError, CaptureError, DeviceError, LeakError, VersionError
 from vtc.frontend.capture import Capture
+from vtc.frontend.changed import Change
 from vtc.frontend.dispatch import state
 from vtc.frontend.guards import Guards, Recorder
 from vtc.frontend.inputs import (
@@ -26,6 +27,7 @@ from vtc.frontend.inputs import (
     origins,
     place,
 )
+from vtc.frontend.keys import read_apart
 from vtc.frontend.leaks import refuse_leaks
 from vtc.frontend.notes import with_notes
 from vtc.frontend.sizes import SizeGuard, SymInt
@@ -48,7 +50,8 @@ MAX_RESTARTS = 64
 class Made:
     """A result (or gradient) that is output ``output`` of the program, or the view ``ops`` of it.
 
-    ``leaf``: one that was asked to require grad; ``number``: arithmetic on numbers, so a number.
+    ``leaf``: one that was asked to require grad; ``number``: arithmetic on numbers, so a number;
+    ``stale``: why no gradient can be taken of one that requires grad.
     """
 
     output: int
@@ -56,6 +59,7 @@ class Made:
     ops: tuple[Op, ...] = ()
     leaf: bool = False
     number: bool = False
+    stale: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,9 @@ class Traced:
     wrt: tuple[Source, ...] = ()
     tangents: int = 0
     pinned: tuple[Pin, ...] = ()
+    changes: tuple[Change, ...] = ()
+    placed: bool = False
+    """Whether it matters which parts of their memory arguments that share some are."""
     asked: tuple[tuple[Source, bool], ...] = ()
     """Tensors that the function makes require grad, or not, and which."""
     device: Device = CPU
@@ -166,14 +173,15 @@ class Whole(Capture):
 class _Trace:
     def __init__(self, request: Request, by_base: set[int]) -> None:
         self.request = request
-        self.capture = Whole(by_base=set(by_base), notes=[])
+        apart = frozenset(read_apart(request.leaves) - by_base)
+        self.capture = Whole(by_base=set(by_base), apart=apart, notes=[])
         self.capture.frames.names.fresh(request.name)
         self.capture.sizes.ranges.update({d.name: (d.min, d.max) for d in request.dims})
         self.capture.sizes.values.update(request.values)
         self.capture.sizes.may_guard = request.may_guard
 
     def run(self) -> Traced:
-        recorder = Recorder()
+        recorder = Recorder(self.capture.changed)
         before, state.capture = state.capture, self.capture
         try:
             owner = getattr(self.request.fn, "__self__", self.request.fn)
@@ -182,6 +190,7 @@ class _Trace:
             return self.finish(self.call(recorder), recorder)
         finally:
             state.capture = before
+            self.capture.changed.undo()
 
     def excerpt(self) -> str:
         """The last lines recorded, for errors."""
@@ -221,7 +230,7 @@ class _Trace:
             self.capture.origins.update(map(id, origins(leaf)))
             if (
                 leaf._storage is not None
-                and id(leaf._storage) not in self.capture.cells
+                and self.capture.place_of(leaf) not in self.capture.cells
                 and (id(leaf._storage) not in self.capture.by_base)
             ):
                 self.capture.enter(leaf, Source("argument", i), self.request.types[i], name)
@@ -248,6 +257,7 @@ class _Trace:
         del result, leaves
         wrt, tangents, gradients = self.gradients(parts, outputs)
         self.capture.watched.end()
+        changes = self.capture.changed.undo()
         refuse_leaks(self.capture)
         facts = self.facts(outputs)
         graph = Graph(
@@ -273,6 +283,8 @@ class _Trace:
             wrt=wrt,
             tangents=len(tangents),
             pinned=tuple(self.pins(guards)),
+            changes=changes,
+            placed=not self.capture.by_base.isdisjoint(self.capture.argument_storages),
             asked=tuple(self.capture.asked.values()),
             device=device,
             keep=tuple(self.capture.kept),
@@ -366,8 +378,17 @@ class _Trace:
             ops = ()
         leaf_here = requires and node in self.capture.leaves
         requires = requires and not leaf_here and node not in self.capture.consumed
+        stale = self.stale(node) if requires else ""
         output = outputs.setdefault(node, len(outputs))
-        return Made(output, requires, ops, leaf_here, leaf._weak)
+        return Made(output, requires and not stale, ops, leaf_here, leaf._weak, stale)
+
+    def stale(self, node: Node) -> str:
+        """Why no gradient of ``node`` can be taken, which nobody may ever ask for; or nothing."""
+        try:
+            self.capture.reachable(node)
+        except VersionError as error:
+            return str(error).partition("\n")[0]
+        return ""
 
     def source_of(self, cell: Cell) -> Source | None:
         """The input that ``cell`` is, where a result may be that very input."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -34,6 +35,12 @@ def compute(op: Op, inputs: Sequence[Value], type: Type, precision: Precision = 
         return _round(out, type, precision)
 
 
+@lru_cache(maxsize=4096)
+def inferred(op: Op, *types: Type) -> Type:
+    """``op.infer(*types)``, remembered: code that runs op by op asks the same again and again."""
+    return op.infer(*types)
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayBuilder:
     """The Builder that computes. Values are arrays, or tuples of arrays."""
@@ -42,7 +49,7 @@ class ArrayBuilder:
 
     def apply(self, op: Op, *inputs: Value, hint: str = "") -> Value:
         """``op`` on arrays."""
-        return compute(op, inputs, op.infer(*map(self.type_of, inputs)), self.precision)
+        return compute(op, inputs, inferred(op, *map(self.type_of, inputs)), self.precision)
 
     def type_of(self, value: Value) -> Type:
         """The type of an array, or of a tuple of arrays."""

@@ -64,7 +64,7 @@ class Op(abc.ABC):
 
     @cached_property
     def _exact(self) -> Hashable:
-        return tuple(_exact(getattr(self, f.name)) for f in fields(self))
+        return tuple([_exact(getattr(self, name)) for name in _attributes(type(self))])
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._exact == other._exact
@@ -205,6 +205,11 @@ def tensor_type(op: Op, x: Type) -> TensorType:
     if not isinstance(x, TensorType):
         raise TypeCheckError(f"{op.name}: expected a tensor, got several results {x}")
     return x
+
+
+@cache
+def _attributes(cls: type[Op]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(cls))
 
 
 def _exact(value: object) -> Hashable:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import ml_dtypes
@@ -127,7 +128,12 @@ class TensorType:
     @classmethod
     def of(cls, array: Array) -> TensorType:
         """The type of a NumPy array."""
-        return cls(dtype_of(array.dtype), array.shape)
+        return _type_of(array.dtype, array.shape)
+
+
+@lru_cache(maxsize=4096)
+def _type_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorType:
+    return TensorType(dtype_of(dtype), shape)
 
 
 @dataclass(frozen=True, slots=True)

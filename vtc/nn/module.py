@@ -129,12 +129,16 @@ class Module:
                 )
             if is_buffer(before):
                 value._kind = before._kind
+        if dispatch.is_capturing():
+            dispatch.state.capture.changed.note(self, name)
         super().__setattr__(name, value)
         if isinstance(value, Module):
             value._rename(name)
         bump_epoch()
 
     def __delattr__(self, name: str) -> None:
+        if dispatch.is_capturing():
+            dispatch.state.capture.changed.note(self, name)
         super().__delattr__(name)
         bump_epoch()
 

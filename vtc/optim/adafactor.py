@@ -9,9 +9,9 @@ from typing import Any, final
 
 from vtc.errors import ArgumentError
 from vtc.frontend import dispatch
-from vtc.frontend.capture import hyperparameter
 from vtc.frontend.functions.elementwise import maximum, minimum
 from vtc.frontend.functions.info import finfo
+from vtc.frontend.hyper import hyperparameter
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.ir.dims import Size

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import final
 
 from vtc.frontend import dispatch
-from vtc.frontend.capture import hyperparameter
+from vtc.frontend.hyper import hyperparameter
 from vtc.optim.optimizer import Group, Optimizer, Pairs, Params, check_at_least, check_betas
 
 

@@ -13,8 +13,8 @@ from typing import Any, final
 
 from vtc.errors import ArgumentError
 from vtc.frontend import dispatch
-from vtc.frontend.capture import hyperparameter
 from vtc.frontend.functions.contract import addmm, matmul
+from vtc.frontend.hyper import hyperparameter
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.ir.types import bf16

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any, final
 
 from vtc.frontend import dispatch
-from vtc.frontend.capture import hyperparameter
 from vtc.frontend.functions.comparison import where
+from vtc.frontend.hyper import hyperparameter
 from vtc.frontend.tensor import Tensor
 from vtc.ir.types import f64
 from vtc.optim.optimizer import (

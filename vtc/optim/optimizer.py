@@ -23,10 +23,10 @@ import numpy as np
 
 from vtc.errors import ArgumentError, GradientError
 from vtc.frontend import dispatch
-from vtc.frontend.capture import hyperparameter
 from vtc.frontend.dispatch import bump_epoch
 from vtc.frontend.dispatch import state as thread
 from vtc.frontend.functions.creation import full, full_like, zeros_like
+from vtc.frontend.hyper import hyperparameter
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
 from vtc.ir.dims import Size

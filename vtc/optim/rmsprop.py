@@ -9,7 +9,7 @@ from typing import final
 
 from vtc.errors import ArgumentError
 from vtc.frontend import dispatch
-from vtc.frontend.capture import hyperparameter
+from vtc.frontend.hyper import hyperparameter
 from vtc.frontend.source import located
 from vtc.optim.optimizer import Group, Optimizer, Pairs, Params, check_at_least, downhill
 

@@ -60,8 +60,8 @@ class Reduction(Op, abstract=True):
 
 def check_axes(op: Op, axes: Sequence[int], x: TensorType) -> None:
     """TypeCheckError unless ``axes`` are distinct axes of ``x`` in ascending order."""
-    good = all(0 <= a < x.rank for a in axes) and list(axes) == sorted(set(axes))
-    op.check(good, f"expected ascending axes of {x}, got {tuple(axes)}")
+    if not all(0 <= a < x.rank for a in axes) or list(axes) != sorted(set(axes)):
+        op.check(False, f"expected ascending axes of {x}, got {tuple(axes)}")
 
 
 def kept(shape: Sequence[Size], axes: Sequence[int]) -> tuple[Size, ...]:

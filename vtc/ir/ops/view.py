@@ -77,8 +77,9 @@ class Reshape(View):
         x = tensor_type(self, x)
         out = x.with_shape(self.shape)
         self.check(all(at_most(0, s) for s in self.shape), f"expected sizes, got {self.shape}")
-        same = f"expected as many elements as {x} has ({x.numel}), got {out} ({out.numel})"
-        self.check(x.numel == out.numel, same)
+        if x.numel != out.numel:
+            got = f"got {out} ({out.numel})"
+            self.check(False, f"expected as many elements as {x} has ({x.numel}), {got}")
         return out
 
     def lifted(self, size: Size, *inputs: Any) -> Op:
@@ -253,12 +254,13 @@ class Slice(View):
     def infer(self, x: Type) -> TensorType:
         x = tensor_type(self, x)
         cut = (self.starts, self.stops, self.steps)
-        good = all(len(part) == x.rank for part in cut)
-        self.check(good, f"expected a start, stop and step per axis of {x}, got {cut}")
-        self.check(all(k >= 1 for k in self.steps), f"expected steps >= 1, got {self.steps}")
+        if not all([len(part) == x.rank for part in cut]):
+            self.check(False, f"expected a start, stop and step per axis of {x}, got {cut}")
+        if not all([k >= 1 for k in self.steps]):
+            self.check(False, f"expected steps >= 1, got {self.steps}")
         for a, (i, j, n) in enumerate(zip(self.starts, self.stops, x.shape, strict=True)):
-            inside = at_most(0, i) and at_most(i, j) and at_most(j, n)
-            self.check(inside, f"expected a slice inside axis {a} of {x}, got [{i}:{j}]")
+            if not (at_most(0, i) and at_most(i, j) and at_most(j, n)):
+                self.check(False, f"expected a slice inside axis {a} of {x}, got [{i}:{j}]")
         return x.with_shape(floordiv(j - i + k - 1, k) for i, j, k in zip(*cut, strict=True))
 
     def lifted(self, size: Size, *inputs: Any) -> Op:
