@@ -161,7 +161,9 @@ def fused(body, type):
     return compile_program(Program((b.graph("main", params, out),)), Context())
 
 
-@pytest.mark.parametrize("name", ["cumsum", "linear_scan", "cumargmax"])
+@pytest.mark.parametrize(
+    "name", ["cumsum", "linear_scan", pytest.param("cumargmax", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("rows", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_long_row_is_cut_into_blocks(name, rows):
     """Two kernels: the states of blocks, and each block after those before it."""
