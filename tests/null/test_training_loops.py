@@ -4,6 +4,8 @@ Loaders cut batches out of one tensor, trainers count and log, modes are switche
 that compiles anything again, and each call leaves behind what eager code would.
 """
 
+import operator
+
 import pytest
 
 import vtc
@@ -403,3 +405,30 @@ def test_replaced_tensors_that_require_grad_have_programs_of_their_own():
         if k % 2:
             out.backward()
             assert w.grad.tolist() == [1.0] * 2
+
+
+class Settings:
+    def __init__(self):
+        self.scale, self.fn = 2.0, operator.attrgetter("scale")
+
+    def twice(self):
+        return self.scale * 2
+
+
+SETTINGS = Settings()
+READ, LOOK = operator.attrgetter("scale"), getattr
+LOOKING = {
+    "an attrgetter": lambda x: x * READ(SETTINGS),
+    "one that an object holds": lambda x: x * SETTINGS.fn(SETTINGS),
+    "a methodcaller": lambda x: x * operator.methodcaller("twice")(SETTINGS),
+    "getattr by another name": lambda x: x * LOOK(SETTINGS, "".join(["sca", "le"])),
+    "a key": lambda x: x * max([SETTINGS], key=READ).fn(SETTINGS),
+}
+
+
+@pytest.mark.parametrize("how", LOOKING)
+def test_what_code_reads_without_a_name_counts(how):
+    fn, x = LOOKING[how], vtc.ones(1)
+    fast = vtc.compile(fn)
+    for SETTINGS.scale in (2.0, 5.0, 3.0):
+        assert fast(x).item() == fn(x).item()

@@ -20,7 +20,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from operator import attrgetter, methodcaller
 from types import (
+    BuiltinFunctionType,
     CodeType,
     FrameType,
     FunctionType,
@@ -47,7 +49,8 @@ MENTIONED = 512
 LOOKS = frozenset({
     "getattr", "hasattr", "setattr", "vars", "dir", "eval", "exec", "locals", "__dict__",
     "__getattribute__", "__getstate__", "__slots__", "attrgetter", "asdict", "astuple", "replace",
-    "fields", "copy", "deepcopy", "dumps", "dump", "format", "format_map",
+    "fields", "copy", "deepcopy", "dumps", "dump", "format", "format_map", "getmembers",
+    "getattr_static", "pformat", "pprint",
 })  # fmt: skip
 """By which code reads attributes that it does not mention."""
 ABSTRACT = ("object", "ABC", "Generic", "Protocol")
@@ -216,7 +219,14 @@ class Recorder:
     def guards(self, fn: Any, arguments: Sequence[tuple[str, object]] = ()) -> Guards:
         """What the collected functions read, starting at globals, at ``fn`` and at objects among
         the arguments."""
-        walk = _Walk(self.codes)
+        walk = self._walk(fn, arguments, _Walk(self.codes))
+        if walk.by_name and walk.looks:  # something that it found reads what no code mentions
+            walk = self._walk(fn, arguments, _Walk(self.codes, by_name=False))
+        self.codes.clear()
+        walk.found.epoch = epoch()
+        return walk.found
+
+    def _walk(self, fn: Any, arguments: Sequence[tuple[str, object]], walk: _Walk) -> _Walk:
         for code, space in self.codes.items():
             for name in global_names(code):
                 if name in space or hasattr(builtins, name):
@@ -225,18 +235,18 @@ class Recorder:
         for name, value in ((root, fn), *arguments, ("hooks of all modules", vars(EVERYWHERE))):
             walk.queue.append((name, value))
         walk.run()
-        self.codes.clear()
-        walk.found.epoch = epoch()
-        return walk.found
+        return walk
 
 
 class _Walk:
     """From the names that code mentions to everything it could have read."""
 
-    def __init__(self, codes: Mapping[CodeType, object]) -> None:
+    def __init__(self, codes: Mapping[CodeType, object], *, by_name: bool = True) -> None:
         self.codes = frozenset(codes)
         self.names = frozenset([n for c in codes for n in mentioned(c)]) | {"forward"}
-        self.by_name = len(self.names) <= MENTIONED and self.names.isdisjoint(LOOKS)
+        few = len(self.names) <= MENTIONED and self.names.isdisjoint(LOOKS)
+        self.by_name = by_name and few
+        self.looks = False
         self.found = Guards()
         self.queue: list[tuple[str, object]] = []
         self.seen: dict[int, object] = {}
@@ -258,6 +268,7 @@ class _Walk:
             if isinstance(value, PLAIN) or id(value) in self.seen:
                 continue
             self.seen[id(value)] = value
+            self.looks = self.looks or looks(value)
             if isinstance(value, ModuleType):
                 self.module(path, value)
             elif isinstance(value, type):
@@ -356,6 +367,13 @@ def set_names(code: CodeType) -> tuple[str, ...]:
 def is_module(value: object) -> bool:
     """Whether ``value`` is a Module."""
     return hasattr(type(value), "named_parameters")
+
+
+def looks(value: object) -> bool:
+    """Whether calling ``value`` may read attributes of which no code that is traced tells."""
+    if isinstance(value, FunctionType | BuiltinFunctionType | type):
+        return value.__name__ in LOOKS
+    return isinstance(value, attrgetter | methodcaller | partial)
 
 
 def mentioned(code: CodeType) -> Iterator[str]:
