@@ -72,7 +72,7 @@ class Machine:
     def build(self, code=BUILD, before=(), **environment):
         """The end of a process that builds: status, output, errors."""
         process = self.start(code, before, **environment)
-        out, errors = process.communicate(timeout=120)
+        out, errors = process.communicate(timeout=600)
         return process.returncode, out.strip(), errors
 
     def objects(self):
@@ -313,7 +313,7 @@ def test_two_processes_build_the_same_at_once(machine):
     )
     processes = [machine.start() for _ in range(2)]
     for p in processes:
-        out, errors = p.communicate(timeout=120)
+        out, errors = p.communicate(timeout=600)
         assert (p.returncode, out.strip(), errors) == (0, ANSWER, "")
     assert files(machine.cache / "partial") == files(machine.temporary) == []
     machine.check_cache()

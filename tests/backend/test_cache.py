@@ -118,7 +118,7 @@ assert Store(root).find(digest("0")) and one.find(digest("3"))
 
 def in_new_process(code, *arguments, before=()):
     command = [*before, sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def mounted(folder, options, *, then=""):

@@ -117,7 +117,7 @@ tasks = lambda: len(os.listdir("/proc/self/task"))
 
 def python(code):
     command = [sys.executable, "-c", PRELUDE + code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

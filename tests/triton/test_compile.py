@@ -409,7 +409,7 @@ def test_a_script_without_a_main_guard_may_fork_and_leaves_nothing(tmp_path):
     script.write_text(SCRIPT.format(path=paths, cache=str(tmp_path / "cache")))
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", script],
-        capture_output=True, text=True, timeout=120, env=os.environ | {"TMPDIR": str(files)},
+        capture_output=True, text=True, timeout=600, env=os.environ | {"TMPDIR": str(files)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "ResourceWarning" not in done.stderr
