@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from regions import planned, region
 
+import vtc
 from vtc.codegen import compiler as compilers
 from vtc.codegen.c import compile_plan, find_compiler, generate
 from vtc.codegen.compiler import Compiler, Crew
@@ -102,3 +104,18 @@ def test_a_second_interrupt_leaves_no_process_behind(monkeypatch):
     process.communicate()
     assert ends == [1, 1]
     assert process.returncode < 0
+
+
+@pytest.mark.parametrize("places", [(2, 5), (40, 99), (7, 7)], ids=str)
+def test_counts_over_nested_selects_are_right(places):
+    """GCC 12 vectorised these wrongly: the largest was NaN."""
+
+    def masked_twice(x, a, b):
+        at = vtc.arange(x.shape[-1])
+        x = vtc.where(at == b, -np.inf, vtc.where(at == a, -np.inf, x))
+        return x.max(), x.argmax(), x.isnan().sum()
+
+    x = vtc.randn(100, generator=vtc.Generator().manual_seed(0))
+    given = x, *map(vtc.tensor, places)
+    got, want = vtc.compile(masked_twice)(*given), masked_twice(*given)
+    assert [t.item() for t in got] == [t.item() for t in want]

@@ -35,6 +35,7 @@ from vtc.errors import CompilerError, ConfigError
 REQUIRED = ("-std=gnu11", "-O3", "-fPIC", "-fno-math-errno")
 OPTIONAL = (
     "-fno-trapping-math",
+    "-fno-thread-jumps",  # else GCC 12 counts wrongly over nested selects: test_compiler.py
     "-fopenmp-simd",
     "-march=native",
     "-mprefer-vector-width=512",
