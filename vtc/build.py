@@ -35,6 +35,7 @@ from vtc.config import Tune, config
 from vtc.errors import (
     ArgumentError,
     CodegenError,
+    ConfigError,
     OutOfMemoryError,
     ParseError,
     RunError,
@@ -219,7 +220,11 @@ def dump(built: Built, folder: Path) -> Path:
     """
     name = built.program.entry.name
     here = next(p for k in count() if not (p := folder / f"{name}-{k}").exists())
-    here.mkdir(parents=True)
+    try:
+        here.mkdir(parents=True)
+    except OSError as error:
+        message = f"dump: expected a folder to write to (VTC_DUMP), got {error}"
+        raise ConfigError(message) from error
     for k, (stage, program) in enumerate(built.stages.items()):
         (here / f"{k}-{stage}.vtc").write_text(show(program, loc=True))
     if built.plan is not None:
@@ -305,15 +310,20 @@ def _stretches(program: Program, context: Context, device: Device, *, graphs: bo
         return compile_program(part, context, device, graphs=graphs).run
 
     if device is CPU:
-        return Stretches(program, compiled, np.asarray, np.ascontiguousarray, np.copyto)
+        return Stretches(program, compiled, np.asarray, _dense, np.copyto)
     index = device.index or 0
     return Stretches(
         program,
         compiled,
         lambda a: copies.to_host(a) if isinstance(a, DeviceArray) else a,
-        lambda a: copies.to_device(np.ascontiguousarray(a), index),
+        lambda a: copies.to_device(np.asarray(a), index),
         lambda target, source: copies.write(cast("DeviceArray", target), source),
     )
+
+
+def _dense(array: Array) -> Array:
+    """``array`` in C's order; of no axes too, which NumPy's own function gives one."""
+    return np.asarray(array, order="C")
 
 
 def _patcher(compiler: Compiler | None, store: Store, clock: _Clock) -> Path | None:

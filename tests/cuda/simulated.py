@@ -48,6 +48,11 @@ FRESH = 0xCD
 LATEST = 512
 """Work that a stream holds back at most."""
 ILLEGAL = "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"
+MOST = (1 << 31) - 1, 65_535, 65_535
+"""Blocks along each axis of a grid."""
+WARPS = 32
+STATIC = 48 << 10
+"""Bytes of shared memory of a block whose kernel was not allowed more when it was loaded."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _NONE, _BOTH = 0, 3
 _TYPES = {
@@ -117,6 +122,7 @@ class Simulated:
         self._handles = itertools.count(0x1000, 0x10)
         self._things = {}
         self._pinned = {}
+        self._asked_for = {}
         self._queues = defaultdict(deque)
         self._ran = Counter()
         self._given = Counter()
@@ -286,10 +292,14 @@ class Simulated:
                 )
             if binary.cubin.startswith(b".version"):
                 assert binary.cubin.endswith(b"\0"), "PTX that does not end"
-                return self._new(self._ptx(binary))
-            if binary.name not in self.kernels:
+                kernel = self._ptx(binary)
+            elif binary.name in self.kernels:
+                kernel = self.kernels[binary.name]
+            else:
                 raise RunError(f"loading {binary.name}: CUDA_ERROR_NOT_FOUND")
-            return self._new(self.kernels[binary.name])
+            function = self._new(kernel)
+            self._asked_for[function] = max(STATIC, binary.shared)
+            return function
 
     def launch(self, device, function, grid, warps, shared, params, stream):
         with self._asked("launch"):
@@ -509,6 +519,9 @@ class Simulated:
         assert isinstance(kernel, Kernel), "no function"
         assert len(grid) == 3, "no grid"
         assert min(grid) > 0, "CUDA_ERROR_INVALID_VALUE: an empty grid"
+        assert all(map(int.__le__, grid, MOST)), f"CUDA_ERROR_INVALID_VALUE: a grid of {grid}"
+        assert 0 < warps <= WARPS, f"CUDA_ERROR_INVALID_VALUE: {warps} warps"
+        assert shared <= self._asked_for.get(function, STATIC), "CUDA_ERROR_INVALID_VALUE: shared"
         slots = (ctypes.c_void_p * len(kernel.signature)).from_address(params)
         values = [_value(kind, at) for kind, at in zip(kernel.signature, slots, strict=True)]
         if kernel.threads is not None:

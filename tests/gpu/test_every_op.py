@@ -1,12 +1,14 @@
 """Every op on a real GPU, as a program of its own: each sample in each dtype, and its gradient.
 
-Whatever has samples is covered. All programs are built at once, for that takes most of the time;
-``ON_HOST`` is the whole list of what may run elsewhere.
+Whatever has samples is covered. The programs of all chosen tests are built at once, for that takes
+most of the time. ``ON_HOST`` is the whole list of what may run elsewhere.
 """
 
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from vtc.config import cores
 from vtc.frontend import dispatch
 from vtc.ir.evaluate import evaluate
 from vtc.ir.types import TensorType, bf16, c64, c128, dtype_of, f8e4m3, f16, f32, f64
+from vtc.passes.cut_at_calls import calls_of
 from vtc.runtime.cuda.copies import to_device, to_host
 from vtc.runtime.cuda.device import gpu
 from vtc.runtime.device import Device
@@ -38,6 +41,7 @@ RUNS = [(dtype, case) for dtype in (f32, f16, bf16, f64) for case in CASES]
 ON_HOST = {
     "complex": "Triton has no complex numbers",
     "fp8e4nv": "Triton converts to float8_e4m3fn from sm_89 on",
+    "library": "a library computes it, on the host",
 }
 
 ATTENTION = ("attention_gradient", "scaled_dot_product_attention")
@@ -52,6 +56,8 @@ def reason(program):
         return ON_HOST["complex"]
     if f8e4m3 in types and context_for(GPU).target.arch < 89:
         return ON_HOST["fp8e4nv"]
+    if calls_of(program):
+        return ON_HOST["library"]
     return ""
 
 
@@ -74,13 +80,14 @@ class Gradient:
         self.function = vtc.compile(self.gradient, dynamic=False, name=f"gradient_{case.op.name}")
 
     def gradient(self, xs, cs):
-        several = len(self.weights) > 1
+        several = len(self.case.program(f32).entry.outputs) > 1
         given = [vtc.as_tensor(x) for x in xs]
         varying = [given[i].detach().requires_grad_() for i in self.sweep.varying]
         for i, x in zip(self.sweep.varying, varying, strict=True):
             given[i] = x
         ys = (dispatch.apply_tuple if several else dispatch.apply)(self.case.op, *given)
-        sums = [(y * c).sum() for y, c in zip(ys if several else (ys,), cs, strict=True)]
+        floats = [y for y in ys if y.is_floating_point()] if several else [ys]
+        sums = [(y * c).sum() for y, c in zip(floats, cs, strict=True)]
         sum(sums[1:], sums[0]).backward()
         return [vtc.zeros_like(x) if x.grad is None else x.grad for x in varying]
 
@@ -99,38 +106,59 @@ class Gradient:
         return found[first : first + len(made.varying)]
 
 
-@pytest.fixture(scope="module")
-def built():
-    """What was built for each run, and each gradient by the id of its case; or why it was not."""
+def compiled(dtype, case):
+    """The program of a run."""
+    return compile_program(case.program(dtype), context_for(GPU), GPU, graphs=False)
 
-    def program(run):
-        dtype, case = run
-        made = compile_program(case.program(dtype), context_for(GPU), GPU, graphs=False)
-        return (dtype, case.id), made
 
-    def gradient(case):
-        made = Gradient(case)
-        return case.id, (made, made.function.lower(*made.arguments(GPU)).entry)
+def lowered(case):
+    """A gradient, and its entry."""
+    made = Gradient(case)
+    return made, made.function.lower(*made.arguments(GPU)).entry
 
-    def attempt(work, what):
+
+MAKERS = {
+    **{(dtype, case.id): partial(compiled, dtype, case) for dtype, case in RUNS},
+    **{case.id: partial(lowered, case) for case in GRADIENTS},
+}
+
+
+class Built(dict):
+    """What was built, by key: of a run its dtype and the id of its case, of a gradient the id; or
+    why it was not. What nobody asked for ahead is built when it is asked for.
+    """
+
+    def __missing__(self, key):
         try:
-            return work(what)
+            with config.override(check=1):
+                self[key] = MAKERS[key]()
         except Exception as error:
-            key = (what[0], what[1].id) if isinstance(what, tuple) else what.id
-            return key, error
+            self[key] = error
+        return self[key]
 
-    start = time.perf_counter()
-    with config.override(check=1), ThreadPoolExecutor(cores()) as threads:
-        jobs = [threads.submit(attempt, program, run) for run in RUNS]
-        jobs += [threads.submit(attempt, gradient, case) for case in GRADIENTS]
-        found = dict(job.result() for job in jobs)
-    plans = [b.plan for b in found.values() if getattr(b, "plan", None)]
-    kernels = {k.symbol for plan in plans for k in plan.kernels}
-    seconds = time.perf_counter() - start
-    gpu(0).synchronize()
-    print(f"\n{len(found)} programs, {len(plans)} of one op with {len(kernels)} kernels, ", end="")
-    print(f"{len(GRADIENTS)} gradients: {seconds:.0f} s on {cores()} cores")
-    return found
+    def ahead(self, keys):
+        """Build all of ``keys`` side by side."""
+        start = time.perf_counter()
+        with ThreadPoolExecutor(cores()) as threads:
+            list(threads.map(self.__missing__, keys))
+        plans = [b.plan for b in self.values() if getattr(b, "plan", None)]
+        kernels = {k.symbol for plan in plans for k in plan.kernels}
+        gpu(0).synchronize()
+        seconds = time.perf_counter() - start
+        what = f"{len(self)} programs, {len(plans)} of one op with {len(kernels)} kernels"
+        print(f"\n{what}: {seconds:.0f} s on {cores()} cores")
+
+
+@pytest.fixture(scope="module")
+def built(request):
+    """All that the chosen tests need. One of several processes (``-n 8``) builds each by itself,
+    which is as quick.
+    """
+    made = Built()
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        given = [i.callspec.params for i in request.session.items if i.path == request.path]
+        made.ahead([(p["dtype"], p["case"].id) if "dtype" in p else p["case"].id for p in given])
+    return made
 
 
 def taken(built, key):

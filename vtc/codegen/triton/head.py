@@ -28,6 +28,8 @@ from vtc.ir.plan import Build
 
 NARROW = 2**31
 """Elements of a buffer from which on indices take 64 bits."""
+BEYOND = 2**16
+"""Elements that the last block may have beyond a buffer: their indices must not turn negative."""
 
 
 @final
@@ -84,7 +86,8 @@ def index_type(elements: Elements, *counts: Size) -> str:
     region = elements.region
     shapes = (region.shape(n) for n in (*region.graph.params, *region.graph.outputs))
     most = [bounds(n, region.ranges)[1] for n in (*counts, *map(product, shapes))]
-    return "tl.int32" if all(n is not None and n < NARROW for n in most) else "tl.int64"
+    narrow = all(n is not None and n < NARROW - BEYOND for n in most)
+    return "tl.int32" if narrow else "tl.int64"
 
 
 @final

@@ -23,6 +23,7 @@ from vtc.codegen.triton.scalars import NAMES, TritonScalars
 from vtc.errors import CodegenError
 from vtc.ir.dims import Size, Sym, mod
 from vtc.ir.graph import Node
+from vtc.ir.ops.bitcast import Bitcast
 from vtc.ir.ops.contract import Matmul
 from vtc.ir.ops.elementwise import Cast
 from vtc.ir.ops.view import View
@@ -141,7 +142,7 @@ def _multiplied(root: Node) -> DType:
 def _narrow(node: Node) -> DType:
     """The type of ``node``, or of what was widened to give it."""
     dtype = node.tensor.dtype
-    while isinstance(node.op, View):
+    while isinstance(node.op, View) and not isinstance(node.op, Bitcast):
         (node,) = node.inputs
     if not isinstance(node.op, Cast) or dtype is not f32:
         return dtype

@@ -170,14 +170,16 @@ class _Owners:
     ) -> tuple[tuple[str, ...], dict[str, str], tuple[Size, ...], int]:
         """A row of a program, or a part of it."""
         work = self.work
-        printer, wide = Block(work.elements.trace.facts, {}, {}), work.index_type()
+        printer = Block(work.elements.trace.facts, {}, {})
         width = product(v.extent for v in columns)
         size = min(power(width), WIDEST) if isinstance(width, int) else UNKNOWN
-        axes = [f"r = tl.program_id(0).to({wide})", *decomposed(printer, "r", rows)]
-        axes.append(f"c = tl.program_id(1).to({wide})*{size} + tl.arange(0, {size})")
+        height = product(v.extent for v in rows)
+        numbers = work.numbers(height)
+        axes = [f"r = {numbers['r']}", *decomposed(printer, "r", rows)]
+        axes.append(f"c = {numbers['c']}*{size} + tl.arange(0, {size})")
         axes += decomposed(printer, "c", columns)
         inside = f"c < {printer.size(width)}"
-        grid = product(v.extent for v in rows), ceil_div(width, size)
+        grid = (height * ceil_div(width, size),)
         return tuple(axes), {v.name: inside for v in columns}, grid, SEARCHED
 
     def _turns(self, body: Body) -> set[str]:

@@ -30,7 +30,7 @@ from vtc.codegen.trace import INSIDE, Cell, Let, Part, Trace, Value, needed, rea
 from vtc.errors import CodegenError
 from vtc.ir.dims import Size, Sym, bounds, symbols
 from vtc.ir.scalar import Scalar
-from vtc.ir.types import DType, bool_, f32, i32, i64
+from vtc.ir.types import DType, bool_, converted, f8e5m2, f32, i32, i64
 
 NAMES = {
     "bool": "tl.int1",
@@ -94,10 +94,32 @@ class TritonScalars(Spelling):
         x, kept = _value(x), _register(dtype)
         if dtype is bool_:
             return x if x.dtype is bool_ else self._let(bool_, x, " != 0")
+        if dtype is f8e5m2:
+            return self._widened(dtype, *self._infinite(self._plain(x, f32)))
         if kept is not dtype:
             narrow = self._let(dtype, "tl.cast(", self._plain(x, f32), f", {NAMES[dtype.name]})")
             return self._let(kept, "tl.cast(", narrow, f", {NAMES[kept.name]})")
         return self._plain(x, dtype)
+
+    def to_bits(self, x: Scalar, dtype: DType) -> Value:
+        """A cast of bits; of a narrow float, those it was loaded with."""
+        x, word = _value(x), dtype.word
+        if dtype.kind != "float":
+            return self._plain(x, word)
+        if _register(dtype) is not dtype:
+            x = self._loaded(x, dtype) or self._let(dtype, *self.stored(x, dtype))
+        return self._let(word, "tl.cast(", x, f", {NAMES[word.name]}, bitcast=True)")
+
+    def from_bits(self, x: Scalar, dtype: DType) -> Value:
+        """A cast of bits; a narrow float in a register."""
+        x = _value(x)
+        if dtype is bool_:
+            return self._let(bool_, x, " != 0")
+        if dtype.kind != "float":
+            return self._plain(x, dtype)
+        bits: tuple[Part, ...] = ("tl.cast(", x, f", {NAMES[dtype.name]}, bitcast=True)")
+        narrow = _register(dtype) is not dtype
+        return self._widened(dtype, *bits) if narrow else self._let(dtype, *bits)
 
     def rounded(self, x: Value) -> Value:
         """``x`` itself: kernels are compiled without fused multiply-adds."""
@@ -217,8 +239,14 @@ class TritonScalars(Spelling):
 
     def stored(self, x: Scalar, dtype: DType) -> tuple[Part, ...]:
         """``x``, in registers, as it is stored."""
+        x = _value(x)
+        match self.trace.lets.get(x.text):
+            case Let(parts=(Value() as narrow, str())) if narrow.dtype is dtype:
+                return (narrow,)
+        if dtype is f8e5m2:
+            return self._infinite(x)
         name = "tl.uint8" if dtype is bool_ else NAMES[dtype.name]
-        return ("tl.cast(", typed(_value(x)), f", {name})")
+        return ("tl.cast(", typed(x), f", {name})")
 
     def assigned(self, cell: Cell, x: Scalar, dtype: DType) -> tuple[Part, ...]:
         """A store of what is inside."""
@@ -233,6 +261,23 @@ class TritonScalars(Spelling):
 
     def _let(self, dtype: DType, *parts: Part, size: Size | None = None) -> Value:
         return self.trace.value(dtype, *parts, ctype=NAMES[dtype.name], size=size)
+
+    def _widened(self, dtype: DType, *narrow: Part) -> Value:
+        """A narrow float in a register; :meth:`stored` finds what it was made from."""
+        kept = dtype.accumulate
+        return self._let(kept, self._let(dtype, *narrow), f".to({NAMES[kept.name]})")
+
+    def _loaded(self, x: Value, dtype: DType) -> Value | None:
+        """What was loaded and then widened to give ``x``."""
+        match self.trace.lets.get(x.text):
+            case Let(parts=("tl.load(", *read, str() as widen)) if widen.startswith(".to("):
+                return self._let(dtype, "tl.load(", *read)
+        return None
+
+    def _infinite(self, x: Value) -> tuple[Part, ...]:
+        """``x`` as f8e5m2, infinite where it is too large: the instruction saturates."""
+        self.trace.needs.add("e5m2")
+        return ("vtc_e5m2(", x, ")")
 
     def _quotient(self, x: Value, y: Value) -> Value:
         """``x / y`` of floats. In f32 an operator is off by 2 units in the last place."""
@@ -345,7 +390,7 @@ def _bare(value: complex, dtype: DType) -> str:
     if dtype.kind == "int":
         return str(int(np.asarray(int(cast(int, value))).astype(dtype.numpy)))
     with np.errstate(all="ignore"):
-        number = float(np.asarray(value, np.float64).astype(dtype.numpy))
+        number = float(converted(np.asarray(value, np.float64), dtype.numpy))
     if math.isfinite(number):
         return repr(number)
     return f'float("{number}")'

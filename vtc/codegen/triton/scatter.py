@@ -4,10 +4,10 @@ Atomics add, in any order, unless the target is to be deterministic. Where eleme
 place and their order counts, see :mod:`vtc.codegen.triton.owners`, and where there are many of
 them, :mod:`vtc.codegen.triton.claims`::
 
-    r = tl.program_id(0)*4 + tl.arange(0, 4)
+    r = (tl.program_id(0)%(2048))*4 + tl.arange(0, 4)
     j = tl.load(x1 + r, r < 8192)
     j = j[:, None]
-    c = (tl.program_id(1)*256 + tl.arange(0, 256))[None, :]
+    c = ((tl.program_id(0)//(2048))*256 + tl.arange(0, 256))[None, :]
     tl.atomic_add(y0 + (j*768 + c), tl.load(x0 + (r*768 + c), ...), (r < 8192) & (c < 768), ...)
 """
 

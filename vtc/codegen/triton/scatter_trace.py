@@ -106,16 +106,26 @@ class Scattered:
         across = wide_enough(width, block) if rows else block
         high = max(1, block // across) if columns else block
         lines: list[tuple[str, ...]] = []
-        grid: list[Size] = []
         conditions: dict[str, str] = {}
+        numbers = self.numbers(ceil_div(height, high) if rows and columns else None)
         for name, loops, count, size in (("r", rows, height, high), ("c", columns, width, across)):
             at = "[None, :]" if name == "c" and rows else ""
-            first = f"tl.program_id({len(grid)}).to({self.index_type()})*{size}"
-            index = f"{name} = ({first} + tl.arange(0, {size})){at}"
+            index = f"{name} = ({numbers[name]}*{size} + tl.arange(0, {size})){at}"
             lines.append((index, *decomposed(printer, name, loops)))
             conditions |= {v.name: f"{name} < {printer.size(count)}" for v in loops}
-            grid += [ceil_div(count, size)] if loops else []
-        return Tile(lines[0], lines[1], conditions, tuple(grid) or (1,))
+        return Tile(
+            lines[0], lines[1], conditions, (ceil_div(height, high) * ceil_div(width, across),)
+        )
+
+    def numbers(self, rows: Size | None) -> dict[str, str]:
+        """Which of the ``rows`` of tiles, and which tile of those, is that of a program; None if
+        there is but one row, or tiles have one column. Other axes of a grid are short (65,535).
+        """
+        number = f"tl.program_id(0).to({self.index_type()})"
+        if rows is None:
+            return {"r": number, "c": number}
+        many = Block(self.elements.trace.facts, {}, {}).size(rows)
+        return {"r": f"({number}%({many}))", "c": f"({number}//({many}))"}
 
     def target(self, index: Index) -> tuple[Index, tuple[str, ...]]:
         """Where the element at ``index`` goes, and what says that there is no such place."""

@@ -231,50 +231,50 @@ class _Writer:
     def chunks(self, target: str) -> SortSpec:
         """Chunks of rows, sorted."""
         chunk, size = self.choice.chunk, self.printed(self.work.length)
-        lines = [*self.one_row(), f"begin = tl.program_id(0).to({self.wide})*{chunk}"]
-        lines.append(f"{READ} = begin + tl.arange(0, {chunk})[None, :]")
+        programs = ceil_div(self.work.length, chunk)
+        lines = [*self.part(programs), f"{READ} = b*{chunk} + tl.arange(0, {chunk})[None, :]"]
         lines += self.keys(READ, {READ: f"{READ} < {size}"})
         lines += [*self.pack(READ, self.places(), size, wide=True), *self.order(chunk)]
         lines.append(f"tl.store({target} + {self.at(READ)}, t, {READ} < {size})")
-        return self.spec(tuple(lines), self.grid(ceil_div(self.work.length, chunk)))
+        return self.spec(tuple(lines), self.grid(programs))
 
     def plain_keys(self, target: str) -> SortSpec:
         """Keys alone, in the order of the elements."""
         inside = f"{READ} < {self.printed(self.work.length)}"
-        lines = [*self.one_row()]
-        lines.append(f"{READ} = tl.program_id(0).to({self.wide})*{BLOCK} + tl.arange(0, {BLOCK})")
+        programs = ceil_div(self.work.length, BLOCK)
+        lines = [*self.part(programs), f"{READ} = b*{BLOCK} + tl.arange(0, {BLOCK})"]
         lines += self.keys(READ, {READ: inside})
         lines.append(f"tl.store({target} + {self.at(READ)}, key, {inside})")
-        return self.spec(tuple(lines), self.grid(ceil_div(self.work.length, BLOCK)), warps=4)
+        return self.spec(tuple(lines), self.grid(programs), warps=4)
 
     def ranked(self, source: str, target: Sequence[str]) -> SortSpec:
         """Chunks of keys in order, with their places: each counts those before it."""
         size, end = self.printed(self.work.length), f"begin + {RANKED}"
         end = f"tl.minimum({end}, {size})"
-        first = "(b < a) | ((b == a) & (q < r))"
+        first = "(o < a) | ((o == a) & (q < r))"
+        programs = ceil_div(self.work.length, RANKED)
         lines = (
-            *self.one_row(),
-            f"begin = tl.program_id(0).to({self.wide})*{RANKED}",
+            *self.part(programs),
+            f"begin = b*{RANKED}",
             f"{READ} = begin + tl.arange(0, {RANKED})[:, None]",
             f"a = tl.load({source} + {self.at(READ)}, {READ} < {size}, 0)",
             f"rank = tl.zeros([{RANKED}, 1], tl.int32)",
             f"for u in range(begin, {end}, 16):",
             "    q = u + tl.arange(0, 16)[None, :]",
-            f"    b = tl.load({source} + {self.at('q')}, q < {size}, 0)",
+            f"    o = tl.load({source} + {self.at('q')}, q < {size}, 0)",
             f"    before = (q < {size}) & ({first})",
             "    rank += tl.sum(before.to(tl.int32), 1, keep_dims=True)",
             "place = begin + rank",
             f"tl.store({target[0]} + {self.at('place')}, a, {READ} < {size})",
             f"tl.store({target[1]} + {self.at('place')}, {READ}.to(tl.int64), {READ} < {size})",
         )
-        return self.spec(lines, self.grid(ceil_div(self.work.length, RANKED)), warps=8)
+        return self.spec(lines, self.grid(programs), warps=8)
 
     def merge(self, run: int, source: Sequence[str], target: Sequence[str]) -> SortSpec:
         """Runs of ``run`` elements become runs of twice as many."""
         size = self.printed(self.work.length)
-        conditions = f"{READ} < {size}"
-        lines = [*self.one_row()]
-        lines.append(f"{READ} = tl.program_id(0).to({self.wide})*{BLOCK} + tl.arange(0, {BLOCK})")
+        conditions, programs = f"{READ} < {size}", ceil_div(self.work.length, BLOCK)
+        lines = [*self.part(programs), f"{READ} = b*{BLOCK} + tl.arange(0, {BLOCK})"]
         for k, name in enumerate(source):
             lines.append(f"a{k} = tl.load({name} + {self.at(READ)}, {conditions}, 0)")
         lines += [
@@ -298,14 +298,13 @@ class _Writer:
         ]
         for k, name in enumerate(target):
             lines.append(f"tl.store({name} + {self.at('place')}, a{k}, {conditions})")
-        return self.spec(tuple(lines), self.grid(ceil_div(self.work.length, BLOCK)), warps=4)
+        return self.spec(tuple(lines), self.grid(programs), warps=4)
 
     def best(self, length: int, width: int, source: str | None, target: str) -> SortSpec:
         """The best ``width`` of each chunk of ``length`` elements of a row."""
         chunk = self.choice.chunk
         count = -(-length // chunk)
-        lines = [*self.one_row(), f"b = tl.program_id(0).to({self.wide})"]
-        lines.append(f"{READ} = b*{chunk} + tl.arange(0, {chunk})[None, :]")
+        lines = [*self.part(count), f"{READ} = b*{chunk} + tl.arange(0, {chunk})[None, :]"]
         if source is None:
             lines += self.keys(READ, {READ: f"{READ} < {length}"})
             lines += self.pack(READ, self.places(), str(length), wide=True)
@@ -319,15 +318,14 @@ class _Writer:
 
     def emit(self, source: str, stride: Size) -> SortSpec:
         """What is made of sorted rows, which begin ``stride`` elements apart."""
-        kept = self.printed(self.work.kept)
-        lines = [*self.one_row()]
-        lines.append(f"{WRITE} = tl.program_id(0).to({self.wide})*{BLOCK} + tl.arange(0, {BLOCK})")
+        kept, programs = self.printed(self.work.kept), ceil_div(self.work.kept, BLOCK)
+        lines = [*self.part(programs), f"{WRITE} = b*{BLOCK} + tl.arange(0, {BLOCK})"]
         at = self.at(WRITE, self.printed(stride))
         mask = "" if self.pairs else f" & {(1 << self.places()) - 1}"
         held = f"tl.load({source} + {at}, {WRITE} < {kept}, 0)"
         lines.append(f"{FOUND} = {held}{mask}")
         lines += self.results({WRITE: f"{WRITE} < {kept}"})
-        return self.spec(tuple(lines), self.grid(ceil_div(self.work.kept, BLOCK)), warps=4)
+        return self.spec(tuple(lines), self.grid(programs), warps=4)
 
     # what they are made of
 
@@ -338,13 +336,17 @@ class _Writer:
         number = f"tl.program_id(0).to({self.wide})*{rows} + tl.arange(0, {rows})"
         return (f"i = ({number})[:, None]",)
 
-    def one_row(self) -> Lines:
-        """The row of a program of a grid whose second axis is rows."""
-        return (f"i = tl.program_id(1).to({self.wide})",) if self.kept else ()
+    def part(self, programs: Size) -> Lines:
+        """The row ``i`` of a program, and its number ``b`` among the ``programs`` of that row."""
+        first = f"b = tl.program_id(0).to({self.wide})"
+        if not self.kept:
+            return (first,)
+        many = self.printed(programs)
+        return first, f"i = b//({many})", f"b = b%({many})"
 
     def grid(self, programs: Size) -> tuple[Size, ...]:
-        """So many programs for each row."""
-        return (programs, self.rows) if self.kept else (programs,)
+        """So many programs for each row. Other axes of a grid are short, so there is but one."""
+        return (programs * self.rows,)
 
     def inside(self, rows: int) -> dict[str, str]:
         """When rows are inside, where they may not be."""
