@@ -16,6 +16,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from vtc import lazy
 from vtc.errors import VtcError
@@ -34,13 +35,43 @@ VERBS = {
     "bench": (lazy.module("vtc.commands.bench"), "how long a package takes to load and to run"),
 }
 """The module of each verb, and what it does."""
+BESIDE = ("jinja2", "networkx", "rich", "scipy", "triton")
+"""What of vtc's needs its runtime does without."""
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as of a shell."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        given = _parsed(words)
+        status = int(given.run(given))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader has seen enough; Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except KeyboardInterrupt:
+        print("vtc: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in BESIDE:  # what the user's code imports
+            raise
+        how = f"pip install {name}, or vtc with all it needs"
+        print(f"{type(error).__name__}: {error}: {how}", file=sys.stderr)
+        return 1
+    except (VtcError, OSError) as error:
+        notes = getattr(error, "__notes__", ())
+        print("\n".join([f"{type(error).__name__}: {error}", *notes]), file=sys.stderr)
+        return 1
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
     chosen = next((w for w in words if not w.startswith("-")), "")
     parser = argparse.ArgumentParser(prog="vtc", description="A compiler for tensor programs.")
+    parser.add_argument("--version", action="version", version=f"vtc {metadata.version('vtc')}")
     verbs = parser.add_subparsers(dest="command", required=True)
     for verb, (module, help) in VERBS.items():
         added = verbs.add_parser(verb, help=help, description=f"{help[0].upper()}{help[1:]}.")
@@ -48,18 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             added.formatter_class = argparse.RawDescriptionHelpFormatter
             module.arguments(added)
             added.set_defaults(run=module.run)
-    given = parser.parse_args(words)
-    try:
-        status = int(given.run(given))
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # the reader has seen enough; Python flushes once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
-    except (VtcError, OSError) as error:
-        notes = getattr(error, "__notes__", ())
-        print("\n".join([f"{type(error).__name__}: {error}", *notes]), file=sys.stderr)
-        return 1
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ from vtc.codegen.decisions import FORMAT, Decision, Table, to_fields
 from vtc.codegen.triton.compile import TRITON, compile_kernels
 from vtc.codegen.tune import Tools, attempts, tune
 from vtc.config import config
-from vtc.errors import ArgumentError, CompilerError, PackageError
+from vtc.errors import ArgumentError, CompilerError, PackageError, at_line
 from vtc.ir import target
-from vtc.ir.graph import Program
+from vtc.ir.graph import Node, Program
 from vtc.ir.plan import NESTED, Binary, Kernel, Plan, nesting
 from vtc.ir.saved import to_json
 from vtc.passes.cut_at_calls import calls_of
@@ -123,9 +123,7 @@ class Packing:
         part of it, or loops and branches are too many in each other.
         """
         if calls := calls_of(program):
-            names = ", ".join(sorted({n.op.name for n in calls if n.op is not None}))
-            message = f"expected ops with kernels, got {names}, which a library computes"
-            raise PackageError(f"{program.entry.name}: {message}; a package holds none")
+            raise _without_kernels(program, calls)
         made: dict[target.Target, Plan] = {}
         for goal in self.goals:
             if goal.target in made:
@@ -212,6 +210,16 @@ class Packing:
             kernels[symbol] = Cubin(file, b.warps, b.shared, b.scratch, b.alignment)
         self.members[path] = _without_sources(plan)
         return CudaPlan(path, kernels)
+
+
+def _without_kernels(program: Program, calls: Sequence[Node]) -> PackageError:
+    """An error with the line of the first of ``calls``."""
+    names = ", ".join(sorted({n.op.name for n in calls if n.op is not None}))
+    want = f"expected ops with kernels, got {names}, which a library computes"
+    message, at = f"{program.entry.name}: {want}; a package holds none", calls[0].loc
+    if at is None or not at.line:
+        return PackageError(message)
+    return PackageError(at_line(message, at.file, at.line, at.module))
 
 
 def _without_sources(plan: Plan) -> bytes:

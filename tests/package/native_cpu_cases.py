@@ -149,6 +149,8 @@ def case_wrong_calls_are_refused(t):
         refuses("BAD_ARGUMENT", "expected 1 inputs and 1 outputs, got 1 and 2",
                 package.call, "forward", [x], [Tensor(), Tensor()])  # fmt: skip
         refuses("BAD_ARGUMENT", 'got "backward"', package.call, "backward", [x], [Tensor()])
+        refuses("BAD_ARGUMENT", "forward: expected its inputs and outputs, got a null pointer",
+                package.null_call, "forward")  # fmt: skip
     with counter(t) as package:
         given = [described(np.ones(4, "f4")), described(np.ones((1,)))]
         refuses("BAD_ARGUMENT", "scale: expected a number: f64[()], got f64[1]",
@@ -318,7 +320,7 @@ def case_an_index_out_of_range_names_its_line(t):
 
 
 def case_weights_can_be_given_at_open(t):
-    refuses("BAD_PACKAGE", "got a package without them",
+    refuses("BAD_PACKAGE", "expected the weight b1, got a package without it: name a",
             t.native.open, t.folder / "bare.vtc")  # fmt: skip
     for name in ("weights.safetensors", "odd.safetensors"):
         weights = str(t.folder / name).encode()
@@ -327,6 +329,14 @@ def case_weights_can_be_given_at_open(t):
     other = str(t.folder / "other.safetensors").encode()
     refuses("BAD_PACKAGE", "weights: w1: expected the shape in the manifest",
             lambda: t.native.open(t.folder / "bare.vtc", weights=other))  # fmt: skip
+    some, none = (str(t.folder / f"{name}.safetensors").encode() for name in ("some", "none"))
+    with mlp(t, weights=some) as package:  # the others are those inside
+        change = package.run("forward", t.x)[0] - t.y
+        assert 0 < abs(change).max() < 1e-3
+    refuses("BAD_PACKAGE", "weights: expected a tensor b1, got none",
+            lambda: t.native.open(t.folder / "bare.vtc", weights=some))  # fmt: skip
+    refuses("BAD_PACKAGE", "none.safetensors: expected weights like b1, got no such",
+            lambda: mlp(t, weights=none))  # fmt: skip
 
 
 def case_targets_that_do_not_run_here_are_refused(t):

@@ -222,6 +222,43 @@ def test_weights_may_be_given_at_load(tmp_path):
     np.testing.assert_allclose(package(x), model(x).detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
+class Noisy(nn.Module):
+    """What a state_dict has: ``up.weight`` and ``mean``."""
+
+    def __init__(self) -> None:
+        self.up, self.drop = nn.Linear(70, 3, bias=False), nn.Dropout(0.5)
+        self.mean = nn.Buffer(vtc.zeros(3))
+        self.cache = nn.Buffer(vtc.zeros(3), persistent=False)
+
+    def forward(self, x):
+        self.cache.add_(1)
+        ramp = vtc.tensor(np.arange(70, dtype=np.float32))
+        return self.up(self.drop(x) + ramp).sum(0) + self.mean + self.cache
+
+
+def test_only_what_a_state_dict_has_is_given_at_load(tmp_path):
+    model, x = Noisy(), vtc.ones(2, 70)
+    optimizer = vtc.optim.SGD(model.parameters(), lr=0.5, momentum=0.5)
+
+    def step(x):
+        model(x).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    whole, bare = (
+        vtc.export(step, (x,), tmp_path / f"{weights}.vtc", weights=weights, targets=TARGET)
+        for weights in (True, False)
+    )
+    with pytest.raises(PackageError, match=r"the weight (mean|up\.weight): .*give weights="):
+        vtc.load(bare)
+    one, other = vtc.load(whole), vtc.load(bare, weights=model.state_dict())
+    assert not set(other.state) - set(one.state)
+    for package in (one, other):
+        package(x)
+    np.testing.assert_array_equal(one.state["up.weight"], other.state["up.weight"])
+    assert abs(one.state["up.weight"] - model.up.weight.detach().numpy()).max() > 0.1
+
+
 def test_views_of_one_buffer_are_one_weight(tmp_path):
     whole = vtc.arange(12.0).reshape(3, 4).clone()
     row = whole[1]
@@ -258,7 +295,15 @@ PARAMETER = vtc.ones(3).requires_grad_()
 KEPT: list[object] = []
 
 
-DIMS = {"unknown": {"z": {0: vtc.Dim("n")}}, "small": {"x": {0: vtc.Dim("n", 8)}}}
+def decomposed(x):
+    return vtc.linalg.svd(x.outer(x)).S
+
+
+DIMS = {
+    "unknown": {"z": {0: vtc.Dim("n")}},
+    "small": {"x": {0: vtc.Dim("n", 8)}},
+    "word": {"x": {0: vtc.Dim("min")}},
+}
 WIDE = {0: {0: vtc.Dim("n", 1, 16)}}
 GRADIENT = r"expected \.grad of .* to be None .*\n.*test_export.py:\d+ in leaves_a_gradient"
 
@@ -270,13 +315,17 @@ GRADIENT = r"expected \.grad of .* to be None .*\n.*test_export.py:\d+ in leaves
         (branches, (), {}, CaptureError, r"(?s)test_export.py:\d+ in branches\n.*if x.sum"),
         (leaks, (), {}, LeakError, "was left in"),
         (lambda x, o: x, (object(),), {}, ArgumentError, "expected o to be a tensor, a number"),
+        (lambda x, o: x, (Path(),), {}, ArgumentError, r"got pathlib\.\w+; let the function"),
         (lambda x: object(), (), {}, CaptureError, "expected results that are tensors"),
+        (lambda x: float("nan"), (), {}, CaptureError, "results to be finite, got nan"),
+        (lambda x: decomposed(x), (), {}, PackageError, r"got svd.*\n.*test_export.py:\d+"),
         (abs, (), {"dynamic": DIMS["unknown"]}, ArgumentError, "arguments x, got 'z'"),
         (abs, (), {"dynamic": {"x": vtc.Dim("n")}}, ArgumentError, r"expected dynamic=.*got Dim"),
         (abs, (), {"dynamic": [{0: vtc.Dim("n")}]}, ArgumentError, r"expected dynamic=.*got list"),
         (abs, (), {"kwargs": [1]}, ArgumentError, "expected a dict of keywords, got list"),
         (abs, (), {"license": Path("LICENSE")}, ArgumentError, "expected the text of a licence"),
         (abs, (), {"dynamic": DIMS["small"]}, ArgumentError, r"n: Dim\(8, None\), got 3 \(axis 0"),
+        (abs, (), {"dynamic": DIMS["word"]}, ArgumentError, "no word of programs, got 'min'"),
         (abs, (), {"dynamic": {0: {5: vtc.Dim("n")}}}, ArgumentError, "to have axis 5"),
         (lambda x: x.unfold(0, 3, 1), (), {"dynamic": WIDE}, VtcError, r"(?s)window.*test_export"),
         (abs, (), {"targets": ["cuda:75"]}, ArgumentError, "target of cpu, .*got 'cuda:75'"),
@@ -332,3 +381,23 @@ def test_what_a_newcomer_gets_wrong(tmp_path):
     with pytest.raises(TypeCheckError, match="sizes 2 and 3 do not match") as caught:
         vtc.export(lambda x, y: x + y, (x, x), path, dynamic=two, targets=TARGET)
     assert "where n = 2 and m = 3; sizes that are always equal are" in caught.value.__notes__[0]
+    with pytest.raises(TypeCheckError, match="sizes n and 3 do not match") as caught:
+        vtc.export(lambda x, y: x + y, (x, x), path, dynamic={"x": two["x"]}, targets=TARGET)
+    said = "one for each size does not either: add: sizes 2 and 3 do not match at dim 0: f32"
+    assert said in caught.value.__notes__[0]
+    few = {"x": {0: vtc.Dim("n", 2, 3)}}
+    said = "equal constants, for every size, got 2 where n = 2 and 3 where n = 3"
+    with pytest.raises(CaptureError, match=said), pytest.warns(VtcWarning, match="2 programs"):
+        vtc.export(lambda x: x.shape[0], (x,), path, dynamic=few, targets=TARGET)
+    with pytest.raises(ArgumentError, match="path of a file that can be written, got"):
+        vtc.export(abs, (x,), path / "below_a_file.vtc", targets=TARGET)
+
+
+def test_leaves_are_named_by_the_fields_they_are_in(tmp_path):
+    pair = Pair(vtc.ones(3), {"a": [vtc.ones(4)]})
+    dynamic = {"p_first": {0: vtc.Dim("n", 2, 9)}}
+    path = vtc.export(
+        lambda p: (p.first * 2, p.second["a"][0]), (pair,), tmp_path / "f.vtc", dynamic=dynamic,
+        targets=TARGET,
+    )  # fmt: skip
+    assert repr(vtc.load(path).forward).startswith("<forward(p_first: f32[n], p_second_a_0: f32[4]")

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import vtc
 from vtc.__main__ import main
 from vtc.codegen.c import find_compiler
+from vtc.commands.arrays import load_npy, save_npy
 from vtc.runtime.machine import best_cpu
 
 TARGET = best_cpu(("cpu-x86-64-v3", "cpu-x86-64-v4")) or ""
@@ -99,6 +101,27 @@ def test_run_computes_what_the_module_computes(package):
     assert "expected inputs x, got z" in vtc_runtime("run", package, "-i", f"z={x}", fails=True)
 
 
+def test_inputs_in_files(package, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(package.with_name("x.npy"), "size=3.npy")  # a path, no input called size
+    assert main(["run", str(package), "-i", "size=3.npy"]) == 0
+    np.save("fields.npy", np.zeros((3, 6), [("a", "<f4")]))
+    np.save("fortran.npy", np.asfortranarray(np.load("size=3.npy")))
+    header = Path("size=3.npy").read_bytes().replace(b"(3, 6), }      ", b"(9999999999999,6), }")
+    Path("huge.npy").write_bytes(header)
+    for file, said in (
+        ("fields.npy", "ArgumentError: x: expected f32[batch, 6], got [('a', '<f4')][3, 6]"),
+        ("huge.npy", "ArgumentError: huge.npy: expected an .npy file, got "),
+        ("none.npy", "ArgumentError: none.npy: expected an .npy file, got No such file"),
+    ):
+        assert main(["run", str(package), "-i", file]) == 1
+        assert said in capsys.readouterr().err
+    assert main(["run", str(package), "-i", "fortran.npy", "-o", "y.npy"]) == 0
+    for dtype in (ml_dtypes.float8_e5m2, ml_dtypes.bfloat16, np.float32):
+        save_npy(Path("some.npy"), np.ones(3, dtype))
+        assert load_npy(Path("some.npy")).view(dtype).tolist() == [1, 1, 1]
+
+
 def test_what_is_in_it(package):
     text = vtc_runtime("inspect", package, "--full")
     assert "forward(x: f32[batch, 6])" in text
@@ -106,7 +129,40 @@ def test_what_is_in_it(package):
     assert "f32[batch, 3]" in text
     assert re.search(rf"{TARGET}\W+1\W+\d\W+\d", text)
     assert re.search(r"lib/\S+/pool.so\W+[\d,]+\W+[0-9a-f]{16}", text)
+    assert re.search(r"(?m)^weights: 4, \d+ bytes, in the file; 0 are state$", text)
     assert vtc_runtime("inspect", package, "--json").startswith('{\n "entries"')
+
+
+def test_what_is_said_in_one_line(package, tmp_path, capsys, monkeypatch):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"vtc {vtc.__version__}\n"
+    assert main(["show", str(package)]) == 1
+    assert "expected a program as text, got a file of another kind" in capsys.readouterr().err
+    model, file = f"{package.parent}/model.py:cut", tmp_path / "f.vtc"
+    words = ["export", model, "--args", "f32[2]", "-o", str(file), "--emit-c", str(package)]
+    assert main(words) == 1
+    assert "ArgumentError: unpack: expected a folder, got the file" in capsys.readouterr().err
+    assert not file.exists()  # said before the work
+    for name in ("rich", "rich.console", "vtc.commands.inspect"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "vtc.commands.inspect")
+    assert main(["inspect", str(package)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("ModuleNotFoundError: ")
+    assert said.endswith("pip install rich, or vtc with all it needs\n")
+
+
+def test_it_can_be_interrupted(package):
+    words = [sys.executable, "-u", "-m", "vtc", "bench", str(package), "--seconds", "60"]
+    with subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs may ignore it
+    ) as running:  # fmt: skip
+        assert running.stdout.readline().startswith("load: ")
+        running.send_signal(signal.SIGINT)
+        assert running.stderr.read() == "vtc: interrupted\n"
+    assert running.returncode == 130
 
 
 def test_verify_and_bench(package):
@@ -156,11 +212,13 @@ def test_arguments_of_every_kind(tmp_path, capsys):
     assert np.load(y).view(ml_dtypes.bfloat16).astype(float).tolist() == [0.5] * 3
     assert main(["verify", str(file)]) == 0
     assert "no example" in capsys.readouterr().out
+    assert main(["inspect", str(file)]) == 0
+    assert "\nweights: none\n" in capsys.readouterr().out
     (tmp_path / "text.npy").write_text("text")
     for wrong, said in (
         (["f32[n]"], "expected a size"),
         (["nonsense("], "expected an .npy file, a type"),
-        ([str(tmp_path / "f.npy")], "FileNotFoundError"),
+        ([str(tmp_path / "f.npy")], "f.npy: expected an .npy file, got No such file"),
         ([str(tmp_path / "text.npy")], "text.npy: expected an .npy file, got another kind"),
         (["f32[3]"], "expected arguments for scaled(x, scale, mask), got none that fit: missing"),
     ):
@@ -171,6 +229,8 @@ def test_arguments_of_every_kind(tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.startswith("TypeCheckError: linear: expected"), said
     assert "\n" not in said.strip(), "no user wrote a line of that"
+    assert main(["export", f"{tmp_path}/functions.py:scaled()", "-o", str(file)]) == 1
+    assert "expected scaled to be made without arguments, got missing" in capsys.readouterr().err
     for wrong in ("functions", "nosuchmodule:f", f"{tmp_path}/functions.py:none"):
         assert main(["export", wrong, "-o", str(file)]) == 1
         assert "ArgumentError: export: expected" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import vtc
 import vtc.nn as nn
 import vtc.nn.functional as F
 from vtc.codegen.c import find_compiler
-from vtc.errors import ArgumentError
+from vtc.errors import ArgumentError, VtcWarning
 from vtc.runtime.machine import best_cpu
 
 TARGET = best_cpu(("cpu-x86-64-v3", "cpu-x86-64-v4")) or ""
@@ -143,3 +143,13 @@ def test_arguments_are_written_in_place_and_results_are_dense(tmp_path):
     assert held.tolist() == [0, 1, 2, 3, 4, 5]
     with pytest.raises(ArgumentError, match="mode"):
         package(x, {"a": x.copy(), "b": b}, 4.0, mode="other")
+
+
+def test_an_entry_may_have_a_name_that_packages_use(tmp_path):
+    entries = {"reset": vtc.EntryPoint(lambda x: x + 1, (vtc.ones(2),))}
+    with pytest.warns(VtcWarning, match=r"reset is called as package\['reset'\]\(...\)") as warned:
+        path = vtc.export(entries, path=tmp_path / "f.vtc", targets=TARGET)
+    assert warned[0].filename == __file__
+    package = vtc.load(path)
+    assert package["reset"](np.ones(2, np.float32)).tolist() == [2, 2]
+    assert package.reset() is None

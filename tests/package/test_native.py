@@ -74,6 +74,8 @@ def folder(tmp_path_factory):
     weights = handmade.mlp_weights()
     save(folder / "weights.safetensors", weights)
     save(folder / "other.safetensors", {**weights, "w1": weights["w1"].T.copy()})
+    save(folder / "some.safetensors", {"w2": weights["w2"] + np.float32(1e-6)})
+    save(folder / "none.safetensors", {"w9": weights["w2"]})
     odd_weights(folder / "odd.safetensors", weights)
     with Archive(folder / "mlp.vtc") as archive:
         elsewhere(folder / "elsewhere.vtc", archive, weights)

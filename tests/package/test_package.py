@@ -1,6 +1,8 @@
 """Packages loaded and called: equal results, state, and an error for every call that is wrong."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -16,6 +18,8 @@ from vtc.errors import ArgumentError, DeviceError, PackageError
 from vtc.ir.saved import FORMAT
 from vtc.runtime import machine
 from vtc.runtime.archive import WEIGHTS, write
+from vtc.runtime.package import OWN
+from vtc.runtime.signature import CudaPlan
 from vtc.runtime.weights import Safetensors, save
 
 X = np.random.default_rng(1).normal(size=(64, 64)).astype("f4")
@@ -94,6 +98,9 @@ def test_written_arguments(counter):
     counter.count(strided[:, 0], scale=0.0)
     np.testing.assert_array_equal(strided[:, 0], [3, 4, 5, 6])
     assert (strided[:, 1] == 1).all()
+    repeated = np.lib.stride_tricks.as_strided(np.ones(1, "f4"), (4,), (0,))
+    with pytest.raises(ArgumentError, match="x: expected elements with memory of their own"):
+        counter.count(repeated, scale=0.0)
     fixed = np.ones(4, "f4")
     fixed.flags.writeable = False
     with pytest.raises(ArgumentError, match="x: expected an array to overwrite, got a read-only"):
@@ -109,7 +116,7 @@ def test_state(counter, counter_file):
     assert out["total"] is counter.state["total"]
     assert out["what"] == "counted"
     np.testing.assert_array_equal(counter.peek(), [2, 3, 4, 5])
-    counter.state["total"] = [7.0, 7, 7, 7] @ np.eye(4)
+    counter.state["total"] = [7, 7.0, 7, 7]
     np.testing.assert_array_equal(counter.peek(), [8, 8, 8, 8])
     counter.reset()
     np.testing.assert_array_equal(counter.peek(), [1, 2, 3, 4])
@@ -118,7 +125,34 @@ def test_state(counter, counter_file):
         counter.state["sum"]
     with pytest.raises(ArgumentError, match=r"total: expected float32\[4\], got float64\[3\]"):
         counter.state["total"] = np.zeros(3)
+    with pytest.raises(ArgumentError, match=r"total: expected an array, got .* inhomogeneous"):
+        counter.state["total"] = [1, [2, 3]]
+    with pytest.raises(ArgumentError, match="total: expected numbers, got <U1"):
+        counter.state["total"] = np.array(list("1234"))
     assert counter_file.read_bytes() == before
+
+
+def test_a_package_is_loaded_and_not_pickled(counter):
+    with pytest.raises(TypeError, match=r"a Package cannot be pickled or copied: load '.*counter"):
+        pickle.dumps(counter)
+    with pytest.raises(TypeError, match="the entry peek cannot be pickled or copied"):
+        copy.copy(counter.peek)
+
+
+def test_names_that_a_package_has_itself(counter):
+    public = {name for name in dir(counter) if not name.startswith("_")}
+    assert public - set(counter.entries) == OWN
+
+
+def test_state_is_saved_and_loaded(counter, counter_file, tmp_path):
+    counter.count(np.ones(4, "f4"), scale=1.0)
+    path = counter.state.save(tmp_path / "state.safetensors")
+    counter.reset()
+    again = vtc.load(counter_file, weights=path)
+    np.testing.assert_array_equal(again.peek(), [2, 3, 4, 5])
+    again.count(np.ones(4, "f4"), scale=1.0)
+    np.testing.assert_array_equal(again.peek(), [3, 4, 5, 6])
+    np.testing.assert_array_equal(vtc.load(counter_file, weights=path).peek(), [2, 3, 4, 5])
 
 
 def test_two_loads_have_their_own_state(counter_file):
@@ -211,17 +245,24 @@ def test_weights_from_outside(folder, mlp, mlp_file):
         vtc.load(mlp_file, weights={"fc.w1": arrays["w1"]})
 
 
-def test_no_target_for_this_machine(folder):
+@pytest.mark.parametrize(
+    ("target", "said"), [("cpu-aarch64", ""), ("sm_90", r" \(no GPU is found: .+\)")]
+)
+def test_no_target_for_this_machine(folder, target, said):
+    if vtc.cuda.is_available():
+        pytest.skip("there is a GPU")
     members = {}
     manifest = handmade.mlp_manifest(members)
     entry = manifest.entries["forward"]
     (variant,) = entry.variants
-    there = replace(variant, plans={"cpu-aarch64": variant.plans[handmade.target()]})
+    plan = variant.plans[handmade.target()]
+    plan = CudaPlan(plan.plan, {}) if target == "sm_90" else plan
+    there = replace(variant, plans={target: plan})
     entries = {"forward": replace(entry, variants=(there,))}
-    manifest = replace(manifest, entries=entries, targets=("cpu-aarch64",))
+    manifest = replace(manifest, entries=entries, targets=(target,))
     path = write(folder / "there.vtc", members, manifest)
     here = " or ".join(machine.cpu_targets())
-    why = f"expected code for {here}, got code for cpu-aarch64; export it again with targets="
+    why = f"expected code for {here}{said}, got code for {target}; export it again with targets="
     with pytest.raises(PackageError, match=why):
         vtc.load(path)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from vtc.runtime.package import Package
 from vtc.runtime.signature import ConstantInput, Entry, Input, NumberInput, TensorInput, describe
 from vtc.runtime.trees import flatten, unflatten
 from vtc.runtime.weights import Mapped
+
+NAMED: Final = 256
+"""From this number on a dtype is not NumPy's own."""
 
 
 def example(archive: Archive, entry: str) -> Mapping[str, Array]:
@@ -61,9 +64,10 @@ def made_leaves(entry: Entry) -> list[Any]:
 
 def given_leaves(entry: Entry, words: Sequence[str], name: str) -> list[Any]:
     """The arguments in ``words``: files and numbers in order, or ``name=`` either."""
-    by_name = dict(w.split("=", 1) for w in words if "=" in w)
-    in_order = iter([w for w in words if "=" not in w])
     known = [i.name for i in entry.inputs if not isinstance(i, ConstantInput)]
+    named = {w for w in words if "=" in w and not _is_file(w, known)}
+    by_name = dict(w.split("=", 1) for w in words if w in named)
+    in_order = iter([w for w in words if w not in named])
     if unknown := sorted(set(by_name) - set(known)):
         raise ArgumentError(f"{name}: expected inputs {', '.join(known)}, got {unknown[0]}")
     leaves = [
@@ -99,6 +103,11 @@ def chosen(package: Package, name: str | None) -> str:
     return package[name].name
 
 
+def _is_file(word: str, known: Sequence[str]) -> bool:
+    """Whether a word with ``=`` is the path of a file, not the name of an input and its value."""
+    return word.split("=", 1)[0] not in known and Path(word).exists()
+
+
 def _open(wanted: Input, leaf: Any) -> bool:
     return leaf is None and not isinstance(wanted, ConstantInput)
 
@@ -112,18 +121,29 @@ def _read(wanted: Input, word: str) -> Any:
     assert isinstance(wanted, TensorInput)
     array = load_npy(Path(word))
     dtype = wanted.dtype.numpy
-    if array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize:
+    nameless = array.dtype.kind == "V" and array.dtype.names is None
+    if nameless and dtype.num >= NAMED and array.dtype.itemsize == dtype.itemsize:
         return array.view(dtype)
     return array
 
 
+def save_npy(path: Path, array: Array) -> None:
+    """Write an array to a file; of a dtype that is not NumPy's own, the bytes."""
+    if array.dtype.num >= NAMED:
+        array = array.view(f"V{array.dtype.itemsize}")
+    with path.open("wb") as file:  # np.save would add a suffix
+        np.save(file, array, allow_pickle=False)
+
+
 def load_npy(path: Path) -> Array:
     """The array in a file; ArgumentError if it is none."""
-    with path.open("rb") as file:
-        if file.read(6) != b"\x93NUMPY":
-            raise ArgumentError(f"{path}: expected an .npy file, got another kind")
     try:
+        with path.open("rb") as file:
+            if file.read(6) != b"\x93NUMPY":
+                raise ArgumentError(f"{path}: expected an .npy file, got another kind")
         found: Array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except OSError as error:
+        raise ArgumentError(f"{path}: expected an .npy file, got {error.strerror}") from None
+    except (ValueError, EOFError, MemoryError, OverflowError) as error:
         raise ArgumentError(f"{path}: expected an .npy file, got {error}") from None
     return found

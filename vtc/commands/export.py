@@ -27,7 +27,7 @@ import numpy as np
 
 from vtc import lazy
 from vtc.commands.arrays import load_npy
-from vtc.commands.unpack import unpack
+from vtc.commands.unpack import check_folder, unpack
 from vtc.errors import ArgumentError
 from vtc.frontend.export import export
 from vtc.ir.dims import Dim
@@ -52,7 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--emit-c", type=Path, metavar="DIR", help="unpack for a C program")
     parser.add_argument("--name", default="", help="what the package is called")
     parser.add_argument("--train", action="store_true", help="Modules as they are, not eval()")
-    parser.add_argument("--no-weights", action="store_true", help="weights are given at load")
+    parser.add_argument(
+        "--no-weights", action="store_true", help="what state_dict has is given at load"
+    )
     parser.add_argument("--no-example", action="store_true", help="arguments and results stay out")
     parser.add_argument("--license", type=Path, metavar="FILE", help="a text to put in")
     parser.add_argument("--tuning", type=Path, metavar="FILE", help="a table of measured kernels")
@@ -62,6 +64,9 @@ def run(given: argparse.Namespace) -> int:
     """Write it."""
     if given.output is None and given.emit_c is None:
         raise ArgumentError("export: expected -o FILE or --emit-c DIR, got neither")
+    if given.emit_c is not None:
+        check_folder(given.emit_c)
+    text = None if given.license is None else _text(given.license)
     args, kwargs, dynamic = parse_arguments(given.args)
     fn = found_object(given.object, called=bool(args or kwargs))
     if isinstance(fn, Module) and not given.train:
@@ -71,7 +76,7 @@ def run(given: argparse.Namespace) -> int:
         fn, args, path, kwargs=kwargs, dynamic=dynamic, name=given.name,
         targets=given.target or ["cpu"], weights=not given.no_weights,
         example=not given.no_example, tuning=given.tuning,
-        license=None if given.license is None else given.license.read_text("utf-8"),
+        license=text,
     )  # fmt: skip
     if given.output is not None:
         print(f"{path}: {path.stat().st_size:,} bytes")
@@ -81,6 +86,14 @@ def run(given: argparse.Namespace) -> int:
             path.unlink()
         print(f"{given.emit_c}: make, then ./main . ENTRY INPUT.npy ...")
     return 0
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ArgumentError(f"export: {file}: expected a text, got {why}") from None
 
 
 def found_object(text: str, *, called: bool) -> Any:
@@ -98,10 +111,21 @@ def found_object(text: str, *, called: bool) -> Any:
             want = f"export: expected {path} in {module}"
             raise ArgumentError(f"{want}, got {type(error).__name__}: {error}") from None
     if path != expression or isinstance(found, type):
-        return found()
+        return _made(path, found)
     if called and inspect.isfunction(found) and not inspect.signature(found).parameters:
         return found()
     return found
+
+
+def _made(name: str, found: Any) -> Any:
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        want = f"export: expected {name} to be made without arguments"
+        raise ArgumentError(f"{want}, got {error}") from None
+    except ValueError:  # of a class in C
+        pass
+    return found()
 
 
 def _file(file: Path) -> Any:

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from vtc.ir.plan import Launch, Plan, flat
 from vtc.ir.saved import from_json
-from vtc.runtime.archive import WEIGHTS, Archive
+from vtc.runtime.archive import Archive
+from vtc.runtime.held import weights_inside
 from vtc.runtime.manifest import to_json
 from vtc.runtime.signature import (
     CpuPlan,
@@ -46,29 +47,34 @@ def run(given: argparse.Namespace) -> int:
         nbytes = archive.size
         names = [name for name in manifest.members if name.startswith("plans/")]
         plans = {name: from_json(archive.read(name).decode()) for name in names}
+        inside = set(weights_inside(archive))
     console = Console(markup=False, highlight=False)
     made = {k: v for k, v in made.items() if isinstance(v, str) and k not in ("sources", "options")}
     by = ", ".join(f"{k} {v}" for k, v in sorted(made.items()))
     console.print(f"{manifest.name}: {nbytes:,} bytes, made by {by or manifest.vtc}")
-    tables = [
-        _entries(manifest, plans),
-        _targets(manifest, plans),
-        _weights(manifest, full=given.full),
-    ]
-    for table in [*tables, *([_members(manifest)] if given.full else [])]:
-        console.print(table)
+    sections = {
+        "entries": _entries(manifest, plans),
+        "targets": _targets(manifest, plans),
+        _said_of_weights(manifest, inside): _weights(manifest, inside, full=given.full),
+    }
+    if given.full:
+        sections["members"] = _members(manifest)
+    for title, table in sections.items():
+        console.print(title, style="bold")  # a title of the table would be folded to its width
+        if table.row_count:
+            console.print(table)
     return 0
 
 
-def _table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+def _table(*columns: str, right: Iterable[str] = ()) -> Table:
+    table = Table()
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
 
 
 def _entries(manifest: Manifest, plans: Mapping[str, Plan]) -> Table:
-    table = _table("entries", "takes", "gives", "programs", right=("programs",))
+    table = _table("takes", "gives", "programs", right=("programs",))
     for name, entry in manifest.entries.items():
         first = next(iter(entry.variants[-1].plans.values()))
         gives = ", ".join(_result(entry, r, plans[first.plan]) for r in entry.results)
@@ -92,7 +98,7 @@ def _result(entry: Entry, result: Result, plan: Plan) -> str:
 
 def _targets(manifest: Manifest, plans: Mapping[str, Plan]) -> Table:
     numbers = ("plans", "kernels", "launches", "bytes of code")
-    table = _table("targets", "target", *numbers, right=numbers)
+    table = _table("target", *numbers, right=numbers)
     variants = [v for entry in manifest.entries.values() for v in entry.variants]
     for target in manifest.targets:
         own = [v.plans[target] for v in variants if target in v.plans]
@@ -111,27 +117,30 @@ def _files(plan: CpuPlan | CudaPlan) -> list[str]:
     return [plan.library] if isinstance(plan, CpuPlan) else [k.file for k in plan.kernels.values()]
 
 
-def _weights(manifest: Manifest, *, full: bool) -> Table:
+def _said_of_weights(manifest: Manifest, inside: set[str]) -> str:
     found = manifest.weights
+    if not found:
+        return "weights: none"
     total = sum(int(w.type.nbytes) for w in found.values() if isinstance(w.type.nbytes, int))
     state = sum(w.state for w in found.values())
-    where = "in the file" if WEIGHTS in manifest.members else "given at load"
-    table = _table(
-        f"weights: {len(found)}, {total:,} bytes, {where}; {state} are state",
-        "name",
-        "type",
-        "kept",
-    )
-    some = list(found.items())
+    apart = len(found) - len(inside)
+    where = f"{apart} given at load" if apart else "in the file"
+    return f"weights: {len(found)}, {total:,} bytes, {where}; {state} are state"
+
+
+def _weights(manifest: Manifest, inside: set[str], *, full: bool) -> Table:
+    table = _table("name", "type", "kept")
+    some = list(manifest.weights.items())
     for name, weight in some if full else some[:8]:
-        table.add_row(name, str(weight.type), "state" if weight.state else "")
+        words = ("state" if weight.state else "", "" if name in inside else "given at load")
+        table.add_row(name, str(weight.type), ", ".join(filter(None, words)))
     if not full and len(some) > 8:
         table.add_row(f"... and {len(some) - 8} more (--full)", "", "")
     return table
 
 
 def _members(manifest: Manifest) -> Table:
-    table = _table("members", "path", "bytes", "sha256", right=("bytes",))
+    table = _table("path", "bytes", "sha256", right=("bytes",))
     for path, member in sorted(manifest.members.items()):
         table.add_row(path, f"{member.bytes:,}", member.sha256[:16])
     return table

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vtc.commands.arrays import call, chosen, given_leaves
+from vtc.commands.arrays import call, chosen, given_leaves, save_npy
 from vtc.errors import ArgumentError
 from vtc.runtime.package import load
 
@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--output", "-o", action="append", default=[], type=Path, metavar="FILE",
-        help="an .npy file for each result; without, results are printed",
+        help="an .npy file for each array and number; without, results are printed",
     )  # fmt: skip
     parser.add_argument("--device", help="cpu or cuda; by default what the package has code for")
     parser.add_argument("--weights", help="a safetensors file or index, for a package without")
@@ -39,9 +39,9 @@ def run(given: argparse.Namespace) -> int:
             what = f"{result.dtype}{list(result.shape)}\n" if hasattr(result, "dtype") else ""
             print(f"{name}.{k}: {what}{result}")
         return 0
-    if len(given.output) != len(results):
-        raise ArgumentError(f"run: expected {len(results)} outputs, got {len(given.output)}")
-    for path, result in zip(given.output, results, strict=True):
-        with path.open("wb") as file:  # np.save would add a suffix
-            np.save(file, np.asarray(result), allow_pickle=False)
+    kept = [r for r in results if r is not None and not isinstance(r, str)]
+    if len(given.output) != len(kept):
+        raise ArgumentError(f"run: expected {len(kept)} outputs, got {len(given.output)}")
+    for path, result in zip(given.output, kept, strict=True):
+        save_npy(path, np.asarray(result))
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import vtc.ir.ops  # noqa: F401  # fills the registry that the parser reads
 from vtc.build import stage_program
+from vtc.errors import ParseError
 from vtc.ir.graph import Program
 from vtc.ir.target import cpu, cuda
 from vtc.ir.text import parse, show
@@ -32,7 +33,13 @@ def run(given: argparse.Namespace) -> int:
 
 
 def read(file: Path) -> Program:
-    """The program in a file of text."""
-    program = parse(file.read_text())
+    """The program in a file of text; ParseError if it holds something else, such as a package."""
+    try:
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError:
+        want = "expected a program as text"
+        got = "got a file of another kind (vtc inspect shows packages)"
+        raise ParseError(f"{file}: {want}, {got}") from None
+    program = parse(text)
     verify(program)
     return program

@@ -18,8 +18,7 @@ SUFFIXES = (".c", ".h")
 
 def unpack(package: Path, folder: Path) -> Path:
     """Write the folder; ArgumentError if a file stands where it should be."""
-    if folder.exists() and not folder.is_dir():
-        raise ArgumentError(f"unpack: expected a folder, got the file {folder}")
+    check_folder(folder)
     with Archive(package, "full") as archive:
         for name in (MANIFEST, *archive.manifest.members):
             target = folder / name
@@ -34,3 +33,9 @@ def unpack(package: Path, folder: Path) -> Path:
         if path.suffix in SUFFIXES or path.name == "Makefile":
             (folder / path.name).write_bytes(path.read_bytes())
     return folder
+
+
+def check_folder(folder: Path) -> None:
+    """ArgumentError if a file stands where ``folder`` should be."""
+    if folder.exists() and not folder.is_dir():
+        raise ArgumentError(f"unpack: expected a folder, got the file {folder}")

@@ -18,29 +18,33 @@ while tracing is fixed.
 from __future__ import annotations
 
 import inspect
+import math
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vtc.errors import ArgumentError, CaptureError, at_line
+from vtc.errors import ArgumentError, CaptureError, VtcWarning, at_line
 from vtc.frontend import dispatch
 from vtc.frontend.example import run_example
 from vtc.frontend.held import Held
 from vtc.frontend.inputs import Source
 from vtc.frontend.jit import Compiled
 from vtc.frontend.notes import Printing
-from vtc.frontend.source import located
+from vtc.frontend.source import located, user_level
 from vtc.frontend.tensor import Tensor
 from vtc.frontend.trace import Given, Made, Part, Plain, Traced
 from vtc.frontend.tree import Form as Tree
-from vtc.frontend.variants import Dynamic, EntryPoint, Found, Subject, cover
+from vtc.frontend.variants import Box, Dynamic, EntryPoint, Found, Subject, cover
 from vtc.ir.dims import Size
 from vtc.ir.text import show
 from vtc.packing import Packing, goals
 from vtc.runtime.archive import WEIGHTS, write
 from vtc.runtime.archive import Source as Data
 from vtc.runtime.manifest import canonical
+from vtc.runtime.package import OWN
 from vtc.runtime.signature import (
     ConstantInput,
     Entry,
@@ -81,16 +85,16 @@ def export(
     ``fn`` is a function, a Module or a compiled one, traced with ``args`` and ``kwargs``; or
     entries by name, each an :class:`EntryPoint` or its fields in a tuple. ``targets``: ``cpu`` (two
     levels of x86-64), ``cpu-x86-64-v3``, ``cpu-aarch64``, ``cuda`` (the GPU here), ``cuda:80``,
-    ``cuda:90``, ``cuda:100``. Without ``weights`` they are given at load. ``example``: the
-    arguments and results go in, so that ``vtc verify`` can compare. ``tuning`` is a table of
-    kernels measured elsewhere.
+    ``cuda:90``, ``cuda:100``. Without ``weights`` the Parameters and Buffers that ``state_dict``
+    has are given at load. ``example``: the arguments and results go in, so that ``vtc verify`` can
+    compare. ``tuning`` is a table of kernels measured elsewhere.
 
     CaptureError where a function cannot be traced for all sizes, or leaves ``.grad`` set;
     CodegenError where a target has no kernels for it.
     """
-    if path is None or Path(path).is_dir():
-        got = "none" if path is None else f"the folder {path}"
-        raise located(ArgumentError, f"export: expected the path of a file, got {got}")
+    if path is None:
+        raise located(ArgumentError, "export: expected the path of a file, got none")
+    _check_place(Path(path))
     if not isinstance(license, str | None):
         got = type(license).__name__
         raise located(ArgumentError, f"export: expected the text of a licence, got {got}")
@@ -108,8 +112,9 @@ def export(
     for entry, subject in subjects.items() if example else ():
         tensors = run_example(subject, found[entry], entries[entry], arrays)
         members[f"example/{entry.lower()}.safetensors"] = Safetensors(tensors)
-    if weights and arrays:
-        members[WEIGHTS] = Safetensors(arrays)
+    left = set() if weights else held.stored()
+    if inside := {name: a for name, a in arrays.items() if name not in left}:
+        members[WEIGHTS] = Safetensors(inside)
     about = Manifest(
         vtc=metadata.version("vtc"),
         name=name or next(iter(entries)),
@@ -119,6 +124,16 @@ def export(
         members={},
     )
     return write(path, members, about)
+
+
+def _check_place(path: Path) -> None:
+    """ArgumentError where no file can be written: said before the work, not after it."""
+    if path.is_dir():
+        raise located(ArgumentError, f"export: expected the path of a file, got the folder {path}")
+    there = next((p for p in path.parents if p.exists()), Path())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        want = f"expected the path of a file that can be written, got {path}"
+        raise located(ArgumentError, f"export: {want}")
 
 
 def _points(
@@ -134,6 +149,13 @@ def _points(
     for name in points:
         if not isinstance(name, str) or not name.isidentifier() or not name.isascii():
             raise located(ArgumentError, f"export: expected a name for an entry, got {name!r}")
+        if name in OWN:
+            warnings.warn(
+                f"export: the entry {name} is called as package[{name!r}](...), since "
+                f"package.{name} is something else",
+                VtcWarning,
+                stacklevel=user_level(),
+            )
     if not points or len({name.lower() for name in points}) < len(points):
         got = ", ".join(points) or "none"
         raise located(ArgumentError, f"export: expected entries with distinct names, got {got}")
@@ -217,10 +239,9 @@ def _located_in(subject: Subject, message: str) -> CaptureError:
 def _entry(subject: Subject, found: Sequence[Found], held: Held, pack: Packing) -> Entry:
     params = [held.params(v.traced) for v in found]
     outcomes = [(_results(subject, v.traced, held), v.traced.form) for v in found]
-    if any(outcome != outcomes[0] for outcome in outcomes):
-        raise _located_in(
-            subject, f"export: {subject.name}: expected results of one form for every size"
-        )
+    for v, outcome in zip(found, outcomes, strict=True):
+        if outcome != outcomes[0]:
+            raise _uneven(subject, (found[0], v), (outcomes[0], outcome))
     results, form = outcomes[0]
     variants = []
     for k, (variant, sources) in enumerate(zip(found, params, strict=True)):
@@ -240,6 +261,38 @@ def _entry(subject: Subject, found: Sequence[Found], held: Held, pack: Packing) 
         result_tree=_form(form),
         variants=tuple(variants),
     )
+
+
+def _uneven(
+    subject: Subject,
+    found: tuple[Found, Found],
+    outcomes: tuple[tuple[tuple[Result, ...], Any], tuple[tuple[Result, ...], Any]],
+) -> CaptureError:
+    """What to say of results that depend on the size."""
+    (first, form), (other, another) = outcomes
+    got = "others"
+    if form == another:
+        pair = next((a, b) for a, b in zip(first, other, strict=True) if a != b)
+        parts = zip(map(_kind_of, pair), found, strict=True)
+        got = " and ".join(f"{what} where {_sizes(v.dims)}" for what, v in parts)
+    want = "expected results of one form, and equal constants, for every size"
+    return _located_in(subject, f"export: {subject.name}: {want}, got {got}")
+
+
+def _kind_of(result: Result) -> str:
+    match result:
+        case Value(value):
+            return repr(value)
+        case FromOutput():
+            return "a new tensor"
+        case FromInput():
+            return "an argument"
+        case FromWeight():
+            return "a tensor that is held"
+
+
+def _sizes(box: Box) -> str:
+    return ", ".join(f"{d.name} = {d.min}" if d.min == d.max else str(d) for d in box)
 
 
 def _input(subject: Subject, i: int, written: bool) -> Input:
@@ -265,6 +318,12 @@ def _result(subject: Subject, part: Part, held: Held) -> Result:
             if source.kind in ("argument", "number"):
                 return FromInput(source.index)
             return FromWeight(held.weight(source))
+        case Plain(float(value)) if not math.isfinite(value):
+            raise _located_in(
+                subject,
+                f"export: {subject.name}: expected constants among the results to be finite, got "
+                f"{value}; return it as a tensor",
+            )
         case Plain(value) if value is None or isinstance(value, (bool, int, float, str)):
             return Value(value)
         case Plain(value):
@@ -280,6 +339,8 @@ def _form(tree: Tree | None) -> Form | None:
         return None
     if tree.kind is Printing:
         raise located(ArgumentError, "export: a package prints nothing, take debug.print out")
+    if tree.kind is slice:
+        raise located(ArgumentError, "export: a package takes no slices, pass their numbers")
     kind: Kind = "dataclass"
     keys = tree.keys
     if issubclass(tree.kind, dict):

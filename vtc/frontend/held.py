@@ -4,6 +4,7 @@ held = Held()
 params = held.params(traced)         # FromInput(0), FromWeight("up.weight"), ...
 held.weights["up.weight"]            # f32[512, 256], and whether an entry writes it
 held.arrays()                        # their elements now, by name
+held.stored()                        # the names of those that a state_dict has
 """
 
 from __future__ import annotations
@@ -64,6 +65,14 @@ class Held:
     def arrays(self) -> dict[str, Array]:
         """The elements of every weight, dense, on the host."""
         return {name: self._array(self._sources[name]) for name in sorted(self.weights)}
+
+    def stored(self) -> set[str]:
+        """The weights that are Parameters or persistent Buffers: what files of weights have."""
+        return {
+            name
+            for name, source in self._sources.items()
+            if source.kind == "tensor" and _tensor(source)._kind in ("parameter", "buffer")
+        }
 
     def _name(self, source: Source, wanted: str) -> str:
         key = self._key(source)

@@ -27,7 +27,7 @@ from vtc.frontend.tensor import Tensor
 from vtc.frontend.trace import Request, Traced, trace
 from vtc.frontend.tree import Form, flatten, tree_map
 from vtc.ir.dims import Dim, Size
-from vtc.ir.graph import Program
+from vtc.ir.graph import RESERVED, Program
 
 MOST = 64
 """Programs of one size each that an entry may have."""
@@ -80,7 +80,9 @@ class Subject:
         names = _distinct(leaf_names(fn, form))
         for what, leaf in zip(names, leaves, strict=True):
             if not isinstance(leaf, (Tensor, float, *SCALARS)):
-                got = type(leaf).__name__
+                kind = type(leaf)
+                own = kind.__module__ in ("builtins", "__main__")
+                got = kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}"
                 raise located(
                     ArgumentError,
                     f"export: {name}: expected {what} to be a tensor, a number, a text or None, "
@@ -190,16 +192,20 @@ def _cover(subject: Subject, box: Box, found: Callable[[Box], Found]) -> list[Fo
 def _each(subject: Subject, box: Box, found: Callable[[Box], Found], why: Exception) -> list[Found]:
     """Programs for one size each of as few dims as possible; ``why`` one for all does not do."""
     wide = [d for d in box if d.min != d.max]
+    failed: Exception | None = None
+    many = False
     for count in range(1, len(wide) + 1):
         for fixed in sorted(combinations(wide, count), key=_points):
             if _points(fixed) > MOST:
+                many = True
                 continue
             boxes = [
                 tuple(part) for part in product(*(_single(d) if d in fixed else [d] for d in box))
             ]
             try:
                 first = found(boxes[0])
-            except (CaptureError, TypeCheckError, CodegenError):
+            except (CaptureError, TypeCheckError, CodegenError) as error:
+                failed = failed or error
                 continue
             made = [first, *map(found, boxes[1:])]
             names = " and ".join(str(d) for d in fixed)
@@ -213,11 +219,20 @@ def _each(subject: Subject, box: Box, found: Callable[[Box], Found], why: Except
             return made
     if wide:
         shown = ", ".join(str(d) for d in wide)
-        why.add_note(
-            f"export: no program serves every size of {shown}, and one for each size is more than "
-            f"{MOST}: a smaller range, or a Dim with a multiple, makes them fewer"
+        each = (
+            f"one for each size is more than {MOST}: a smaller range, or a Dim with a multiple, "
+            "makes them fewer"
+            if many or failed is None
+            else f"one for each size does not either: {_first(failed)}"
         )
+        why.add_note(f"export: no program serves every size of {shown}, and {each}")
     raise why
+
+
+def _first(error: Exception) -> str:
+    """The first line of an error, and where it is so."""
+    notes = [note.removeprefix("export: ") for note in getattr(error, "__notes__", [])]
+    return "; ".join([str(error).splitlines()[0], *notes])
 
 
 def _apart(dim: Dim) -> list[Dim]:
@@ -316,6 +331,9 @@ def _axes(
             if not isinstance(dim, Dim) or not -x.ndim <= axis < x.ndim:
                 want = f"{what}, {x.type}, to have axis {axis} and a vtc.Dim for it"
                 raise located(ArgumentError, f"export: {entry}: expected {want}, got {dim}")
+            if dim.name in RESERVED:
+                want = "a name for a dim that is no word of programs"
+                raise located(ArgumentError, f"export: {entry}: expected {want}, got {dim.name!r}")
             at, n = f"axis {axis} of {what}", x.shape[axis]
             first, size, where = known.setdefault(dim.name, (dim, n, at))
             if first != dim:

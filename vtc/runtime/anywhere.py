@@ -21,14 +21,25 @@ if TYPE_CHECKING:
     from vtc.runtime.cuda import array as arrays
     from vtc.runtime.cuda import copies
     from vtc.runtime.cuda import device as devices
+    from vtc.runtime.cuda import driver as drivers
     from vtc.runtime.cuda import executable as executables
 else:
     arrays = lazy.module("vtc.runtime.cuda.array")
     copies = lazy.module("vtc.runtime.cuda.copies")
     devices = lazy.module("vtc.runtime.cuda.device")
+    drivers = lazy.module("vtc.runtime.cuda.driver")
     executables = lazy.module("vtc.runtime.cuda.executable")
 
-__all__ = ["CPU", "arrays", "copies", "device_of", "devices", "executables", "is_device"]
+__all__ = [
+    "CPU",
+    "arrays",
+    "copies",
+    "device_of",
+    "devices",
+    "drivers",
+    "executables",
+    "is_device",
+]
 
 CPU = Device("cpu")
 

@@ -48,6 +48,8 @@ NAME: Final = 255
 LARGEST_MANIFEST: Final = 1 << 26
 PADDING: Final = 0x7476
 CHUNK: Final = 1 << 20
+SHOWN: Final = 40
+"""Characters of a file's name in that of its part: a long name may not grow."""
 
 _PATH = re.compile(r"[a-z0-9_.-]+(?:/[a-z0-9_.-]+)*")
 _VERSION = 45
@@ -95,11 +97,15 @@ def write(path: Path | str, members: Mapping[str, Source], manifest: Manifest) -
 
 @contextmanager
 def appearing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that appears at ``path`` whole, or not at all."""
+    """A file to write that appears at ``path`` whole, or not at all; OSError names ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    partial = path.with_name(f".{path.name[:SHOWN]}.{os.urandom(8).hex()}")
     try:
-        with partial.open("xb") as file:
+        opened = partial.open("xb")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    try:
+        with opened as file:
             yield file
         partial.replace(path)
     except BaseException:
@@ -196,7 +202,10 @@ class Archive:
             raise PackageError(f"{self.path}: expected a manifest, got a file that is cut short")
         text = self.part(start, size)
         if self.part(self.size - 64, 64) != hashlib.sha256(text).hexdigest().encode():
-            raise self._damaged(f"the hash of {MANIFEST} at its end")
+            raise PackageError(
+                f"{self.path}: expected the hash of {MANIFEST} at its end, got a file that is cut "
+                "short, damaged or packed anew"
+            )
         return text
 
     def _compare(self, layout: _Layout) -> dict[str, tuple[int, int]]:
@@ -349,9 +358,11 @@ def _open(path: Path) -> int:
         file = os.open(path, flags)
     except OSError as error:
         raise PackageError(f"{path}: expected a package, got {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+    mode = os.fstat(file).st_mode
+    if not stat.S_ISREG(mode):
         os.close(file)
-        raise PackageError(f"{path}: expected a package, got no regular file")
+        got = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise PackageError(f"{path}: expected a package, got {got}")
     return file
 
 

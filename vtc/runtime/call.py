@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, NoReturn, Protocol, final
 
 import numpy as np
 
@@ -70,7 +70,10 @@ class Bound(Protocol):
 
 @final
 class Call:
-    """See the module. ``weights`` gives held tensors by name, ``runner`` what runs a variant."""
+    """An entry of a package: called as the function was that is in it.
+
+    ``weights`` gives held tensors by name, ``runner`` what runs a variant.
+    """
 
     def __init__(
         self,
@@ -94,6 +97,12 @@ class Call:
 
     def __repr__(self) -> str:
         return f"<{describe(self.name, self.entry)}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"the entry {self.name} cannot be pickled or copied: load its package where it is "
+            "needed"
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the entry computes. ArgumentError or DeviceError before anything runs."""
@@ -266,6 +275,11 @@ class Call:
                 raise ArgumentError(
                     f"{wanted.name}: expected an array to overwrite, got a read-only one"
                 )
+            if 0 in array.strides and not _apart(array):
+                raise ArgumentError(
+                    f"{wanted.name}: expected elements with memory of their own, as it is "
+                    "written, got an array that repeats some"
+                )
             for j, other in enumerate(arrays):
                 if j != k and other is not None and np.may_share_memory(array, other):
                     raise ArgumentError(
@@ -336,6 +350,11 @@ def _within(dim: Dim, n: int) -> bool:
 
 def _serves(variant: Variant, values: Mapping[str, int]) -> bool:
     return all(_within(d, values[d.name]) for d in variant.dims)
+
+
+def _apart(array: Array) -> bool:
+    """Whether no element of ``array`` is repeated along an axis."""
+    return all(s or n < 2 for s, n in zip(array.strides, array.shape, strict=True))
 
 
 def _and(keywords: Iterable[Any]) -> str:

@@ -9,7 +9,9 @@ for read-only. Memory of a GPU becomes a :class:`~vtc.runtime.cuda.array.DeviceA
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+from collections.abc import Callable
 from math import prod
 from typing import Any, Final, final
 
@@ -184,10 +186,10 @@ class _Owner:
         self.address = (t.data or 0) + t.byte_offset
         self.read_only = bool(getattr(self._managed, "flags", 0) & _READ_ONLY)
 
-    def __del__(self) -> None:
+    def __del__(self, place: Callable[[Any], int] = ctypes.addressof) -> None:
         managed = getattr(self, "_managed", None)
         if managed is not None and managed.deleter:
-            managed.deleter(ctypes.addressof(managed))
+            managed.deleter(place(managed))
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
@@ -284,3 +286,16 @@ _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
 )
 _RELEASE = _Deleter(_release)
 _UNUSED = _Deleter(_unused)
+
+
+def _at_exit() -> None:
+    """Others may keep what they were given until after Python has taken this module apart: then
+    there must be nothing left to call, and the memory must still be there.
+    """
+    for managed, *_ in _GIVEN.values():
+        managed.deleter = _Deleter()
+    for kept in (_GIVEN, _RELEASE, _UNUSED):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+
+
+atexit.register(_at_exit)

@@ -23,7 +23,7 @@ from vtc.runtime.buffer import address
 from vtc.runtime.device import Device
 from vtc.runtime.lease import CLAIMS, Claim
 from vtc.runtime.outside import GpuArray, incoming, outgoing
-from vtc.runtime.weights import Mapped, open_all
+from vtc.runtime.weights import Mapped, open_all, save
 
 Given = Mapping[str, Any] | Path | str
 
@@ -51,6 +51,10 @@ class State(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"State({', '.join(self)})"
+
+    def save(self, path: Path | str) -> Path:
+        """Write all of it to a safetensors file, for ``load(..., weights=path)``; its path."""
+        return save(path, self._held.copies())
 
     def _known(self, name: str) -> None:
         if name not in self._held.state:
@@ -93,7 +97,9 @@ class Held:
     def put(self, name: str, values: Any) -> None:
         """Copy ``values`` into the tensor."""
         target = self.get(name)
-        source = incoming(values, name) if not np.isscalar(values) else np.asarray(values)
+        source = _source(values, name)
+        if source.dtype.kind in "SUOMm":  # texts, objects, times
+            raise ArgumentError(f"{name}: expected numbers, got {source.dtype}")
         if source.shape != target.shape:
             want = f"{target.dtype}{list(target.shape)}"
             raise ArgumentError(f"{name}: expected {want}, got {source.dtype}{list(source.shape)}")
@@ -104,6 +110,16 @@ class Held:
         for name in self.state:
             if name in self._arrays:
                 self._write(self._arrays[name], self._pristine.get(name))
+
+    def copies(self) -> dict[str, Array]:
+        """The state by name, on the host, as it is between two calls."""
+        arrays = {name: self.get(name) for name in self.state}
+        claim = Claim(frozenset([address(a) for a in arrays.values()]))
+        try:
+            CLAIMS.take(claim)
+            return {k: GpuArray(a).numpy() if is_device(a) else a.copy() for k, a in arrays.items()}
+        finally:
+            CLAIMS.give_back(claim)
 
     def _write(self, target: Array, source: Array) -> None:
         claim = Claim(frozenset([address(target)]))
@@ -129,6 +145,27 @@ class Held:
         return view
 
 
+def _source(values: Any, name: str) -> Array:
+    """The array of what is to be copied: an array of any library, a number, a list of numbers."""
+    if not np.isscalar(values) and not isinstance(values, (list, tuple)):
+        return incoming(values, name)
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ArgumentError(f"{name}: expected an array, got {error}") from None
+
+
+def weights_inside(archive: Archive) -> Mapping[str, Array]:
+    """The weights in a package, mapped; others are given at load."""
+    if WEIGHTS not in archive:
+        return {}
+    where = f"{archive.path}: {WEIGHTS}"
+    found = Mapped(archive.file, *archive.place(WEIGHTS), where)
+    if unknown := sorted(set(found) - set(archive.manifest.weights)):
+        raise PackageError(f"{where}: expected weights of the manifest, got {unknown[0]!r}")
+    return found
+
+
 @final
 class _Sources:
     """Where tensors are read: those given at load, then those in the package."""
@@ -139,14 +176,8 @@ class _Sources:
         self._given = _opened(given, wanted)
         if given and wanted and not set(self._given) & set(wanted):
             raise PackageError(f"{archive.path}: expected weights like {min(wanted)}, got no such")
-        self._inside: Mapping[str, Array] = {}
+        self._inside = weights_inside(archive)
         self._files = not isinstance(given, Mapping)
-        if WEIGHTS in archive:
-            offset, size = archive.place(WEIGHTS)
-            where = f"{archive.path}: {WEIGHTS}"
-            self._inside = Mapped(archive.file, offset, size, where)
-            if unknown := sorted(set(self._inside) - set(archive.manifest.weights)):
-                raise PackageError(f"{where}: expected weights of the manifest, got {unknown[0]!r}")
 
     def get(self, name: str) -> Array:
         return self._given[name] if name in self._given else self._inside[name]
@@ -157,7 +188,7 @@ class _Sources:
 
     def check(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], want: str) -> None:
         if name not in self._given and name not in self._inside:
-            how = "give weights=... at load" if not self._inside else "the file has no such tensor"
+            how = "weights=... has none either" if self._given else "give weights=... at load"
             raise PackageError(
                 f"{self._where}: expected the weight {name}: {want}, got none ({how})"
             )
@@ -170,8 +201,11 @@ class _Sources:
 def _opened(given: Given | None, wanted: Mapping[str, Any]) -> Mapping[str, Array]:
     if given is None:
         return {}
-    if not isinstance(given, Mapping):
+    if isinstance(given, (str, Path)):
         return open_all(given)
+    if not isinstance(given, Mapping):
+        want = "weights=... to be a path or arrays by name"
+        raise ArgumentError(f"load: expected {want}, got {type(given).__name__}")
     arrays = {k: incoming(v, k) for k, v in given.items() if k in wanted}
     host = {k: GpuArray(a).numpy() if is_device(a) else a for k, a in arrays.items()}
     return {k: a.copy() if wanted[k].state else a for k, a in host.items()}

@@ -5,6 +5,7 @@
     model.entries                                # ("decode", "prefill")
     model.decode(token, position)                # or model["decode"](...)
     model.state["cache.k"]                       # what entries keep from call to call
+    model.state.save("state.safetensors")        # load(..., weights="state.safetensors") goes on
     model.reset()
 
 On the CPU results are NumPy arrays; on a GPU they are GpuArrays, which PyTorch, CuPy and vtc take
@@ -19,11 +20,11 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, NoReturn, final
 
 from vtc.errors import ArgumentError, PackageError
 from vtc.ir.plan import Plan
-from vtc.runtime.anywhere import devices
+from vtc.runtime.anywhere import devices, drivers
 from vtc.runtime.archive import Archive, Check
 from vtc.runtime.call import Call, Runner
 from vtc.runtime.device import Device
@@ -31,6 +32,11 @@ from vtc.runtime.held import Given, Held, State
 from vtc.runtime.loading import executable, plans, read_plan
 from vtc.runtime.machine import best_cpu, best_cuda, cpu_targets
 from vtc.runtime.signature import Entry, Manifest, Variant
+
+OWN: Final = frozenset(
+    ["name", "device", "target", "state", "entries", "manifest", "signature", "reset"]
+)
+"""What a Package has itself: an entry of such a name is reached as ``package["reset"]``."""
 
 
 def load(
@@ -124,6 +130,10 @@ class Package:
             return found
         raise AttributeError(f"package: expected an entry ({', '.join(calls)}), got {entry!r}")
 
+    def __reduce__(self) -> NoReturn:
+        where = f"load {str(self._archive.path)!r} where it is needed"
+        raise TypeError(f"a Package cannot be pickled or copied: {where}")
+
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *self._calls})
 
@@ -167,15 +177,16 @@ def _choose(archive: Archive, device: Device | str | None) -> tuple[Device, str]
         found = best_cpu(targets)
         if found is not None:
             return Device("cpu"), found
-        if any(t.startswith("sm_") for t in targets) and devices.count():
-            asked = Device("cuda", devices.resolve("cuda"))
-        else:
-            asked = Device("cpu")
+        if not any(t.startswith("sm_") for t in targets):
+            raise _no_target(archive, _cpus(), "cpu")
+        if not devices.count():
+            why = f"no GPU is found: {drivers.driver().why()}"
+            raise _no_target(archive, f"{_cpus()} ({why})", "cpu")
+        asked = Device("cuda", devices.resolve("cuda"))
     if asked.type == "cpu":
         found = best_cpu(targets)
         if found is None:
-            here = " or ".join(cpu_targets()) or "this kind of CPU (which packages do not serve)"
-            raise _no_target(archive, here, "cpu")
+            raise _no_target(archive, _cpus(), "cpu")
         return Device("cpu"), found
     index = devices.resolve(asked)
     major, minor = devices.gpu(index).facts.capability
@@ -183,6 +194,11 @@ def _choose(archive: Archive, device: Device | str | None) -> tuple[Device, str]
     if found is None:
         raise _no_target(archive, f"sm_{major}{minor}", f"cuda:{major}{minor}")
     return Device("cuda", index), found
+
+
+def _cpus() -> str:
+    """What the CPU here runs, in words."""
+    return " or ".join(cpu_targets()) or "this kind of CPU (which packages do not serve)"
 
 
 def _no_target(archive: Archive, here: str, add: str) -> PackageError:

@@ -1,5 +1,6 @@
 #include "npy.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,7 +55,7 @@ static const char *read_header(FILE *file, vtc_tensor *out) {
 const char *npy_read(const char *path, vtc_tensor *out) {
     FILE *file = fopen(path, "rb");
     memset(out, 0, sizeof *out);
-    if (!file) return "cannot open it";
+    if (!file) return strerror(errno);
     const char *error = read_header(file, out);
     if (!error) {
         out->data = malloc(out->bytes ? (size_t)out->bytes : 1);
@@ -84,7 +85,7 @@ const char *npy_write(const char *path, const vtc_tensor *t) {
     memcpy(text, "\x93NUMPY\1\0", 8);
     text[8] = (char)((n - 10) & 0xff), text[9] = (char)((n - 10) >> 8);
     FILE *file = fopen(path, "wb");
-    if (!file) return "cannot open it";
+    if (!file) return strerror(errno);
     const int good = fwrite(text, 1, n, file) == n && fwrite(t->data, 1, bytes, file) == bytes;
     return fclose(file) || !good ? "cannot write it" : NULL;
 }

@@ -375,34 +375,43 @@ static vtc_span vtc_read_tensor(vtc_fault *f, vtc_package *p, const vtc_json *v,
     return span;
 }
 
-/* Find the weights in the bytes of a safetensors file. */
-static void vtc_read_safetensors(vtc_fault *f, vtc_package *p, const unsigned char *bytes, uint64_t size) {
+/* Find weights in the bytes of a safetensors file: how many there are. */
+static int64_t vtc_read_safetensors(vtc_fault *f, vtc_package *p, const unsigned char *bytes, uint64_t size) {
     uint64_t head = 0;
     for (int i = 0; size >= 8 && i < 8; ++i) head |= (uint64_t)bytes[i] << 8 * i;
     if (size < 8 || head > size - 8 || head > VTC_LARGEST_HEADER) vtc_fail(f, VTC_BAD_PACKAGE, "weights: expected a header within %" PRIu64 " bytes, got one of %" PRIu64, size, head);
     const vtc_json *root = vtc_expect(f, "weights", vtc_parse(f, &p->zone, "weights", bytes + 8, head), VTC_OBJECT);
     vtc_span *spans = vtc_make(f, &p->zone, (size_t)root->whole + 1, sizeof *spans);
     size_t count = 0;
-    for (const vtc_json *i = root->items; i; i = i->next)
-        if (strcmp(i->key, "__metadata__")) spans[count++] = vtc_read_tensor(f, p, i, bytes + 8 + head, (int64_t)(size - 8 - head));
+    int64_t known = 0;
+    for (const vtc_json *i = root->items; i; i = i->next) {
+        if (!strcmp(i->key, "__metadata__")) continue;
+        spans[count++] = vtc_read_tensor(f, p, i, bytes + 8 + head, (int64_t)(size - 8 - head));
+        known += vtc_weight_of(p, i->key) != NULL;
+    }
     qsort(spans, count, sizeof *spans, vtc_by_place);
     int64_t end = 0;
     for (size_t i = 0; i < count; end = spans[i++].to)
         if (spans[i].from != end) vtc_fail(f, VTC_BAD_PACKAGE, "weights: expected a tensor at byte %" PRId64 " of the data, got one at %" PRId64, end, spans[i].from);
     if ((uint64_t)end != size - 8 - head) vtc_fail(f, VTC_BAD_PACKAGE, "weights: expected %" PRId64 " bytes of data, got %" PRIu64, end, size - 8 - head);
-    for (const vtc_weight *w = p->weights; w < p->weights + p->weight_count; ++w)
-        if (!w->stored) vtc_fail(f, VTC_BAD_PACKAGE, "weights: expected a tensor %s, got none", w->name);
+    return known;
 }
 
 static void vtc_find_weights(vtc_fault *f, vtc_package *p) {
     const vtc_member *m = vtc_member_of(p, VTC_WEIGHTS);
     size_t size;
     vtc_read_weights(f, p);
+    if (m) vtc_read_safetensors(f, p, m->data, m->size);
     if (p->options.weights) {
         const unsigned char *bytes = vtc_map_file(f, p, p->options.weights, &size, NULL);
-        vtc_read_safetensors(f, p, bytes, size);
-    } else if (m) vtc_read_safetensors(f, p, m->data, m->size);
-    else if (p->weight_count) vtc_fail(f, VTC_BAD_PACKAGE, "%s: expected weights, got a package without them: name a safetensors file in the options", p->path);
+        if (!vtc_read_safetensors(f, p, bytes, size) && p->weight_count)
+            vtc_fail(f, VTC_BAD_PACKAGE, "%s: expected weights like %s, got no such", p->options.weights, p->weights->name);
+    }
+    for (const vtc_weight *w = p->weights; w < p->weights + p->weight_count; ++w) {
+        if (w->stored) continue;
+        if (p->options.weights) vtc_fail(f, VTC_BAD_PACKAGE, "weights: expected a tensor %s, got none", w->name);
+        vtc_fail(f, VTC_BAD_PACKAGE, "%s: expected the weight %s, got a package without it: name a safetensors file in the options", p->path, w->name);
+    }
 }
 
 #endif

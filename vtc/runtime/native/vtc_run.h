@@ -196,6 +196,7 @@ static void vtc_run_it(vtc_fault *f, void *what) {
     const vtc_entry *e = c->entry = vtc_entry_of(f, c->package, c->name);
     if (c->input_count != e->call_inputs || c->output_count != e->result_count)
         vtc_fail(f, VTC_BAD_ARGUMENT, "%s: expected %" PRId64 " inputs and %" PRId64 " outputs, got %d and %d", e->name, e->call_inputs, e->result_count, (int)c->input_count, (int)c->output_count);
+    if ((c->input_count && !c->inputs) || (c->output_count && !c->outputs)) vtc_fail(f, VTC_BAD_ARGUMENT, "%s: expected its inputs and outputs, got a null pointer", e->name);
     vtc_bind(f, c);
     vtc_pick(f, c);
     if (c->package->cuda) vtc_enter_gpu(f, c);

@@ -84,7 +84,7 @@ typedef struct vtc_options {
     int64_t threads;            /* on the CPU, with no `pool`; 0: one per core that the process may use */
     vtc_pool *pool;             /* threads of the caller */
     const vtc_allocator *allocator;
-    const char *weights;        /* a safetensors file, for a package without weights */
+    const char *weights;        /* a safetensors file: for a package without weights, or in place of some of those inside */
 } vtc_options;
 
 typedef struct vtc_package vtc_package;
