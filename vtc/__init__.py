@@ -182,7 +182,7 @@ _ALONE = ("math", "vtc.runtime.package", "vtc.errors")
 """What works without the compiler."""
 _SUBMODULES = (
     *("amp", "autograd", "codegen", "cuda", "debug", "errors", "frontend", "func", "ir", "linalg"),
-    *("nn", "optim", "passes", "runtime", "special"),
+    *("nn", "optim", "passes", "random", "runtime", "special"),
 )
 
 

@@ -41,6 +41,10 @@ class GradientError(VtcError):
     """A gradient was asked for that does not exist, or twice."""
 
 
+class GradcheckError(GradientError, RuntimeError):
+    """``gradcheck`` found a gradient that is not what differences of values say."""
+
+
 class VersionError(GradientError):
     """A value saved for backward was changed in place before backward."""
 

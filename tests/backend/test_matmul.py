@@ -152,6 +152,19 @@ def test_outputs_of_batches_with_their_axes_merged():
     check(types, body, arrays)
 
 
+def test_rows_that_are_looked_up():
+    """They are packed: where they lie is not known before the index is read."""
+    b = Sym.var("B")
+    dims = (Dim("B", 1, None),)
+    types = [TensorType(f32, (7, 24)), TensorType(i64, (b,)), TensorType(f32, (40, 24))]
+    arrays = [normal(7, 24), np.array([6, 0, 3, 3, 5]), normal(40, 24, seed=1)]
+
+    def body(table, i, w):
+        return (table.op("index", i, axes=(0,)).matmul(w, transpose_y=True),)
+
+    check(types, body, arrays, dims, (5,))
+
+
 def test_symbolic_rows_are_merged_and_split():
     b, t = Sym.var("B"), Sym.var("T")
     dims = (Dim("B", 1, None), Dim("T", 1, None))

@@ -167,6 +167,7 @@ def test_views_share_memory_and_launch_nothing():
     x = vtc.arange(24.0, device="cuda").reshape(2, 3, 4)
     before = vtc.stats().eager_calls
     views = [x.T, x[1], x[:, ::2], x.permute(2, 0, 1), x[..., None].expand(2, 3, 4, 2), x.view(-1)]
+    views += [x.view(vtc.int32), x.view(vtc.int16), x[:, 1].view(vtc.float64)]
     assert vtc.stats().eager_calls == before
     assert all(v._storage is x._storage for v in views)
     here = x.cpu()
@@ -175,6 +176,7 @@ def test_views_share_memory_and_launch_nothing():
         for v in (
             here.T, here[1], here[:, ::2], here.permute(2, 0, 1),
             here[..., None].expand(2, 3, 4, 2), here.view(-1),
+            here.view(vtc.int32), here.view(vtc.int16), here[:, 1].view(vtc.float64),
         )
     ]  # fmt: skip
 
@@ -189,6 +191,8 @@ def test_views_share_memory_and_launch_nothing():
         lambda x: x.T[2].mul_(2),
         lambda x: x[::2, ::3].fill_(-1),
         lambda x: x.view(-1)[3:9].copy_(vtc.arange(6.0, device=x.device)),
+        lambda x: x[1].view(vtc.int32)[1:].fill_(0x40490FDB),
+        lambda x: x.view(vtc.uint8)[..., 3::4].fill_(64),
         lambda x: x.__setitem__(x > 7, 0.0),
         lambda x: x.__setitem__((slice(None), [0, 2]), 5.0),
         lambda x: x.index_add_(0, vtc.tensor([0, 2, 0], device=x.device), x.clone()),

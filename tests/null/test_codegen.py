@@ -17,7 +17,7 @@ from vtc.ir.dims import Dim, Sym, floordiv, maximum, minimum, mod, substitute, s
 from vtc.ir.graph import GraphBuilder, Loc, Program
 from vtc.ir.op import REGISTRY, Pointwise
 from vtc.ir.ops.composite import Composite
-from vtc.ir.ops.control import Control, Item, StopGradient
+from vtc.ir.ops.control import Control, Custom, Item, StopGradient
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.vendor import Vendor
 from vtc.ir.saved import from_json, to_json
@@ -398,7 +398,7 @@ def test_every_op_has_a_family():
     """Composites are spelled out unless the target keeps them: those it keeps have a family. A
     program is cut at what vendors compute.
     """
-    free = (Pointwise, Composite, Control, Item, StopGradient, Vendor)
+    free = (Pointwise, Composite, Control, Custom, Item, StopGradient, Vendor)
     for op in REGISTRY.values():
         assert issubclass(op, (*free, *FAMILIES)), op.name
     for name in cpu().keeps:

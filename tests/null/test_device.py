@@ -53,15 +53,12 @@ def test_a_with_statement_says_where_new_tensors_go():
 
 
 def test_a_function_is_compiled_anew_where_new_tensors_go_elsewhere():
-    seen = []
-
     @vtc.compile
     def f(x):
-        seen.append(vtc.get_default_device())
-        return x + 1
+        return x + 1, str(vtc.get_default_device())
 
     with vtc.device("cuda"):
-        f(vtc.ones(2, device="cpu"))
-    f(vtc.ones(2))
-    f(vtc.ones(2))
-    assert seen == [Device("cuda"), Device("cpu")]
+        seen = [f(vtc.ones(2, device="cpu"))[1]]
+    seen += [f(vtc.ones(2))[1] for _ in range(2)]
+    assert seen == ["cuda", "cpu", "cpu"]
+    assert len(f.entries) == 2

@@ -6,7 +6,7 @@ import pytest
 import vtc
 import vtc.nn as nn
 import vtc.nn.functional as F
-from vtc.errors import GuardError, TypeCheckError
+from vtc.errors import GuardError, IndexRangeError, TypeCheckError
 
 
 def test_a_mark_makes_one_program_for_its_range():
@@ -174,8 +174,28 @@ def test_what_meets_a_parameter_is_fixed(name):
 def test_a_size_that_does_not_fit_a_parameter_is_an_error():
     f = vtc.compile(conv_net(), dynamic=True)
     f(vtc.randn(4, 3, 8, 8))
-    with pytest.raises(TypeCheckError, match=r"conv2d: expected channels .* f32\[4, 5, 8, 8\]"):
+    with pytest.raises(TypeCheckError, match=r"conv2d: expected 3 channels, got f32\[4, 5, 8, 8\]"):
         f(vtc.randn(4, 5, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("fn", "needs"),
+    [
+        (lambda x: x.narrow(0, 2, 3) * 1, 5),
+        (lambda x: x.topk(4, 0).values, 4),
+        (lambda x: x.gather(1, vtc.zeros(5, 4, dtype=vtc.int64)), 5),
+        (lambda x: vtc.as_strided(x, (3, 3), (4, 1), 2) * 1, 4),
+    ],
+    ids=["narrow", "topk", "gather", "as_strided"],
+)
+def test_what_a_size_must_hold_is_guarded(fn, needs):
+    """A part that was inside when the function was traced is refused where it no longer is."""
+    f = vtc.compile(fn, dynamic=True)
+    for n in (7, needs + 1, 6):
+        f(vtc.ones(n, 4))
+    assert len(f.entries) == 1, f.misses
+    with pytest.raises((TypeCheckError, IndexRangeError)):
+        f(vtc.ones(needs - 1, 4))
 
 
 def test_a_size_that_is_taken_as_a_number_is_fixed():

@@ -13,7 +13,7 @@ import pytest
 import vtc
 import vtc.nn as nn
 from vtc.config import override
-from vtc.errors import GuardError, LeakError, VtcWarning
+from vtc.errors import ArgumentError, GuardError, LeakError, VtcWarning
 from vtc.frontend.dispatch import state
 
 
@@ -120,6 +120,31 @@ def test_changing_a_container_among_the_arguments_is_refused(change):
     f = vtc.compile(change)
     with pytest.raises(LeakError, match=r"changed a list, dict or dataclass.*(\n.*)*test_jit"):
         f({"x": vtc.ones(1), "l": []})
+
+
+def test_slices_and_ellipsis_are_arguments_by_value():
+    f = vtc.compile(lambda x, at: x[at])
+    x = vtc.arange(12).reshape(3, 4)
+    for at in (slice(1, 3), slice(0, 2), slice(1, 3), ..., (..., slice(None, None, -1), None)):
+        assert f(x, at).tolist() == x[at].tolist()
+    assert len(f.entries) == 4
+    assert vtc.compile(lambda at: slice(at.stop, None))(slice(0, 2)) == slice(2, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dynamic": "yes"}, "expected dynamic to be None, True or False, got 'yes'"),
+        ({"dynamic": 1}, "expected dynamic to be None, True or False, got 1"),
+        ({"name": "a b"}, "expected name to be an identifier, got 'a b'"),
+        ({"name": None}, "expected name to be an identifier, got None"),
+        ({"recompute": 0.5}, "expected recompute to be True or False, got 0.5"),
+    ],
+)
+@pytest.mark.parametrize("fn", [None, abs])
+def test_wrong_options_are_refused(fn, options, message):
+    with pytest.raises(ArgumentError, match=f"compile: {message}"):
+        vtc.compile(fn, **options)
 
 
 def test_the_cache_drops_the_oldest_and_says_so():

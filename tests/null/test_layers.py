@@ -21,7 +21,7 @@ LAYERS = (
     ("vtc.__main__",),
     ("vtc.commands",),
     ("vtc.amp", "vtc.debug", "vtc.optim"),
-    ("vtc.autograd", "vtc.func", "vtc.linalg", "vtc.nn", "vtc.special"),
+    ("vtc.autograd", "vtc.func", "vtc.linalg", "vtc.nn", "vtc.random", "vtc.special"),
     ("vtc.frontend",),
     ("vtc.packing",),
     ("vtc.build", "vtc.cuda"),

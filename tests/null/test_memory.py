@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vtc.codegen.c import generate
 from vtc.ir.dims import Dim, Sym, substitute
 from vtc.ir.evaluate import bind, evaluate, run_graph
 from vtc.ir.graph import Fact, GraphBuilder, Program
 from vtc.ir.ops.control import Call, Item
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.pieces import pieces
+from vtc.ir.target import cpu
 from vtc.ir.text import parse
 from vtc.ir.types import TensorType, TupleType, f32
 from vtc.ir.verify import verify
@@ -21,6 +23,7 @@ from vtc.passes.fuse import fuse
 from vtc.passes.memory import Reading, memory
 from vtc.passes.pipeline import Context
 from vtc.passes.schedule import cost, schedule
+from vtc.passes.slots import Slot, stack
 
 CONTEXT = Context()
 
@@ -679,3 +682,32 @@ def test_symbolic_programs_keep_their_meaning(top):
         w = w.matmul(w)
     graph = b.graph("f", [x.value, b.nodes[0].inputs[1]], [h.value, w.value])
     judge(Program((graph,), (Dim("N", 1, top),), (Fact(), Fact(overwritten=1))))
+
+
+def test_values_without_a_bound_share_memory_and_the_arena_stays_a_plain_sum():
+    n, widths = Sym.var("N"), (4, 8, 6)
+    b = GraphBuilder()
+    x = h = Expr(b, b.param("x", TensorType(f32, (n, 4))))
+    weights = []
+    for k in range(30):  # one after the other, in memory of three sizes
+        size = widths[k % 3], widths[(k + 1) % 3]
+        weights.append(Expr(b, b.param(f"w{k}", TensorType(f32, size))))
+        h = h.matmul(weights[-1])
+    graph = b.graph("f", [x.value, *(w.value for w in weights)], [h.value])
+    program = Program((graph,), (Dim("N", 1, None),))
+    machine = judge(program)
+    rows = machine.sizes["N"]
+    assert machine.used <= 2 * (rows * max(widths) * 4 + 64) + 64
+    assert "max" not in str(generate(machine.program, cpu()).arena)
+
+
+def test_blocks_of_slots_without_a_bound():
+    n = Sym.var("N")
+    sizes = [16 * n, 32 * n, 64 * n, 16 * n + 16 * Sym.var("M")]
+    slots = [Slot(size * 4, birth, birth) for birth, size in enumerate(sizes)]
+    stack(slots, 64, {"N": (1, None), "M": (1, None)})
+    assert [s.at for s in slots[:3]] == [64, 64, 64]  # the block grows
+    assert slots[3].at == 64 + 256 * n  # nobody knows which is larger
+    alive = [Slot(64 * n, 0, 1), Slot(64 * n, 1, 2), Slot(64 * n, 2, 3)]
+    stack(alive, 0, {"N": (1, None)})
+    assert [s.at for s in alive] == [0, 64 * n, 0]

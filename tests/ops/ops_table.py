@@ -24,7 +24,7 @@ from vtc.codegen import families
 from vtc.codegen.triton import families as triton_families
 from vtc.ir.op import REGISTRY, Op, Pointwise
 from vtc.ir.ops.composite import Composite
-from vtc.ir.ops.control import Control, Item, StopGradient
+from vtc.ir.ops.control import Control, Custom, Item, StopGradient
 from vtc.ir.ops.flow import Flow
 from vtc.ir.ops.random import Random
 from vtc.ir.ops.vendor import Vendor
@@ -217,7 +217,7 @@ def kernel(kind, table):
         return "library, on the host"
     if issubclass(kind, Control):
         return "steps"
-    return "pointwise" if issubclass(kind, Pointwise | StopGradient | Item) else ""
+    return "pointwise" if issubclass(kind, Pointwise | StopGradient | Custom | Item) else ""
 
 
 def beyond():

@@ -79,6 +79,13 @@ class PythonScalars(Scalars):
     def cast(self, x, dtype):
         return Number(x.value.astype(dtype.numpy))
 
+    def to_bits(self, x, dtype):
+        return Number(np.asarray(x.value).astype(dtype.numpy).view(dtype.word.numpy)[()])
+
+    def from_bits(self, x, dtype):
+        found = np.asarray(x.value).view(dtype.numpy)
+        return Number(found.astype(dtype.accumulate.numpy)[()])
+
     def unary(self, fn, x):
         found = (UNARY.get(fn) or getattr(np, fn))(x.value)
         return Number(np.bool_(found) if fn in ("isnan", "signbit") else x.value.dtype.type(found))

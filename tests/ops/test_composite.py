@@ -457,7 +457,7 @@ ILL_TYPED = (
     (
         Conv2d((1, 1), (0, 0), (1, 1), 1),
         (IMAGE, IMAGE.with_shape((2, 3, 1, 1))),
-        "conv2d: expected channels",
+        "conv2d: expected 3 channels",
     ),
     (
         Conv2d((1, 1), (0, 0), (1, 1), 1),

@@ -160,6 +160,10 @@ def test_attention_with_dropout_keeps_the_mean():
         (lambda: F.dropout(vtc.zeros(2), 1.5), ArgumentError, "dropout: expected 0 <= p <= 1"),
         (lambda: vtc.multinomial(vtc.zeros(3), 1), ArgumentError, "expected 1 weights > 0"),
         (lambda: vtc.multinomial(-vtc.ones(3), 1), ArgumentError, "expected finite weights >= 0"),
+        (lambda: vtc.multinomial(vtc.ones(2), 3), ArgumentError, "expected 3 weights in each row"),
+        (lambda: vtc.bernoulli(vtc.full((2,), 1.5)), ArgumentError, r"probabilities in \[0, 1\]"),
+        (lambda: vtc.rand(2, generator=3), ArgumentError, "expected a Generator, got int"),
+        (lambda: vtc.manual_seed("a"), ArgumentError, "expected a 64-bit integer, got 'a'"),
         (lambda: vtc.multinomial(vtc.ones(1, 1, 1), 1), TypeCheckError, r"got f32\[1, 1, 1\]"),
     ],
 )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from cases import program_of
 
-from vtc.errors import GradientError
+import vtc
+from vtc.errors import ArgumentError, GradientError
 from vtc.ir.evaluate import evaluate
 from vtc.ir.graph import GraphBuilder, Program
 from vtc.ir.op import REGISTRY
@@ -114,8 +115,8 @@ def apply(op, *inputs):
     return evaluate(program_of(op, map(TensorType.of, inputs)), *inputs)[0]
 
 
-def test_sign_keeps_nan():
-    np.testing.assert_array_equal(apply(Sign(), SPECIAL)[:6], [NAN, 1, -1, 0, 0, 1])
+def test_the_sign_of_nan_is_0_as_in_pytorch():
+    np.testing.assert_array_equal(apply(Sign(), SPECIAL)[:6], [0, 1, -1, 0, 0, 1])
 
 
 def test_arg_reductions_take_the_first_and_nan_wins():
@@ -180,3 +181,10 @@ def test_the_gradient_of_an_unexpanded_marker_is_an_error_not_zero():
     program = Program((b.graph("main", [x], [b.apply(REGISTRY["item"](index=0), outer)]),))
     with pytest.raises(GradientError, match="gradient: no gradient flows through"):
         evaluate(program, np.float32(1))
+
+
+def test_where_alone_takes_any_dtype_and_type_is_no_function():
+    rows, columns = vtc.where(vtc.tensor([[0, 2], [3, 0]]))
+    assert (rows.tolist(), columns.tolist()) == ([0, 1], [1, 0])
+    with pytest.raises(ArgumentError, match=r"Tensor.type is what a tensor is, f32\[2\].*x.to"):
+        vtc.ones(2).type(vtc.float64)

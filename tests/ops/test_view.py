@@ -46,7 +46,7 @@ def test_writing_through_a_view_writes_what_it_shows(sample):
     rng, b = np.random.default_rng(3), ArrayBuilder()
     base = sample.inputs[0].copy()
     shown = sample.op.reference(base)
-    value = rng.integers(5, 9, shown.shape).astype(base.dtype)
+    value = rng.integers(5, 9, shown.shape).astype(shown.dtype)
     written = sample.op.write(Expr(b, base.copy()), Expr(b, value)).value
     assert np.shares_memory(shown, base) or not shown.size
     shown[...] = value

@@ -184,6 +184,9 @@ ASSIGN = [
     "x.t()[1:, 0].mul_(3)",
     "x.view(-1)[::5] = 0",
     "x.view(2, 6)[1, 2:4] = y[:2]",
+    "x.detach().view(T.int32)[1:] = 7",
+    "u = x.view(T.int16); u[..., 1] += 1; out = x * 1",
+    "x.detach().as_strided((2, 2), (4, 1)).view(T.uint8)[1, 3] = 9",
     "x.flatten()[3:7].add_(s)",
     "x[0], x[1] = x[1] * 1, x[0] * 1",
     "x[0] = x[1]",
@@ -643,6 +646,13 @@ POINTWISE = [
 
 SHAPES = [
     "x.view(2, 6).t().reshape(3, 4)",
+    "x.view(T.int32)",
+    "x.view(T.uint8)",
+    "x.t().view(T.int32)[1:]",
+    "x[:, :2].view(T.int64)",
+    "h.view(dtype=T.bfloat16) == h.view(T.int16)[0].view(T.bfloat16)",
+    "b.view(T.uint8) + b.view(T.int32)",
+    "k.view(T.int16).view(T.float16)[::2] * 0",
     "x.t().reshape(-1)",
     "z.transpose(1, 2).flatten(1)",
     "z.permute(2, 1, 0).reshape(4, -1)",

@@ -119,6 +119,7 @@ GROUPS = {
         ("nn.Bilinear(6, 6, 2, bias=False)", "g, g"),
         ("nn.Embedding(7, 3, padding_idx=2)", "ids"),
         ("nn.Embedding(7, 3, padding_idx=-1, scale_grad_by_freq=True)", "ids"),
+        ("nn.EmbeddingBag(7, 3, None, 2.0, False, 'sum', False, None, False, 2)", "line, cut"),
         ("nn.EmbeddingBag(7, 3, mode='sum')", "ids"),
         ("nn.EmbeddingBag(7, 3)", "line, cut"),
         ("nn.EmbeddingBag(7, 3, mode='max')", "line, cut"),

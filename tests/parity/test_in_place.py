@@ -209,3 +209,22 @@ def test_detached_in_place():
     part = (vtc.ones(2, requires_grad=True) * 1)[:1]
     with pytest.raises(GradientError, match=r"detach_: .* is a view"):
         part.detach_()
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, vtc.compile], ids=["eager", "compiled"])
+def test_what_was_repeated_or_spread_out_is_memory_of_its_own(wrap):
+    def copies(x, T):
+        y = x.view(1, 3)
+        found = [
+            x.repeat(2, 1), T.tile(x, (2, 1)), y.repeat_interleave(2, dim=0),
+            y.expand(2, 3).double(), (y > 0).expand(2, 3).long(),
+        ]  # fmt: skip
+        for c in found:
+            c[0, 0] = 9
+        return [c.view(-1) for c in found]
+
+    x = np.float32([1, 2, 3])
+    mine = vtc.tensor(x)
+    got = wrap(lambda x: copies(x, vtc))(mine)
+    assert mine.tolist() == [1, 2, 3]
+    assert [g.tolist() for g in got] == [w.tolist() for w in copies(torch.tensor(x), torch)]

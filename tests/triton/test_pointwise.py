@@ -15,7 +15,22 @@ from vtc.ir.evaluate import evaluate
 from vtc.ir.op import Pointwise
 from vtc.ir.ops.expr import Expr
 from vtc.ir.target import cuda
-from vtc.ir.types import TensorType, bf16, bool_, dtype_of, f16, f32, f64, i8, i32, i64, u8
+from vtc.ir.types import (
+    TensorType,
+    bf16,
+    bool_,
+    dtype_of,
+    f8e4m3,
+    f8e5m2,
+    f16,
+    f32,
+    f64,
+    i8,
+    i16,
+    i32,
+    i64,
+    u8,
+)
 
 sys.path.append(str(Path(__file__).parents[1] / "ops"))
 from cases import CASES
@@ -103,6 +118,35 @@ def test_values_made_of_nothing():
         ]
 
     check(region([TensorType(f32, (3, 4))], body), [normal(3, 4)])
+
+
+def test_casts_to_fp8_that_overflow():
+    """The instructions saturate both; f8e5m2 has an infinity."""
+    large = [448, 464, 465, 57344, 61439, 61440, 1e9, np.inf, np.nan, 1e-3, 0.0]
+    x = np.array([*large, *(-v for v in large)], np.float32)
+    program = region(
+        [TensorType.of(x)], lambda x: [x.cast(f8e4m3), x.cast(f8e5m2), x.cast(f8e5m2).cast(f32) + 1]
+    )
+    plan = generate(program, H100)
+    for g, w in zip(run_plan(plan, [x]), evaluate(program, x), strict=True):
+        np.testing.assert_array_equal(g.astype(np.float32), w.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [bool_, f8e4m3, f8e5m2, i16, bf16, f16, f32, i64], ids=str)
+def test_bits_of_any_value_stay(dtype):
+    """NaN of all kinds among them, which a cast would change."""
+    data = np.random.default_rng(0).integers(0, 2 if dtype is bool_ else 256, (4, 16), np.uint8)
+    x = data.view(dtype.numpy)
+    others = [d for d in (u8, f8e5m2, bf16, i32, f64) if d is not dtype]
+
+    def body(x):
+        turned = [x.op("flip", axes=(0,)).op("bitcast", dtype=d) for d in others]
+        return [y.op("flip", axes=(1,)) for y in turned]
+
+    program = region([TensorType.of(x)], body)
+    got = run_plan(generate(program, H100), [x])
+    for g, w in zip(got, evaluate(program, x), strict=True):
+        assert g.tobytes() == w.tobytes()
 
 
 SPECIAL = np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-42, 88.8, -103.5])

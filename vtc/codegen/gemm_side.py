@@ -94,7 +94,7 @@ def reading(body: Body, root: int, dtype: DType, own: str, common: str) -> Readi
     along = body.contiguous(common, root) >= body.contiguous(own, root)
     cell = _loaded(body, root, dtype)
     computed = _computed(body, root, own, common)
-    if cell is None:
+    if cell is None or symbols(cell.offset) & body.lets.keys():  # at an index that is loaded itself
         return computed
     stride, step = linear(cell.offset, own), linear(cell.offset, common)
     loops = body.facts.extents.keys() & {own, common}

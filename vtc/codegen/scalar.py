@@ -17,7 +17,7 @@ from vtc.codegen.trace import Cell, Let, Part, Trace, Value
 from vtc.errors import CodegenError
 from vtc.ir.dims import Size, Sym
 from vtc.ir.scalar import Scalar
-from vtc.ir.types import DType, bool_, f32, f64, i32, i64
+from vtc.ir.types import DType, bool_, converted, f32, f64, i32, i64
 
 REGISTER = {
     "bool": "_Bool",
@@ -66,6 +66,28 @@ class CScalars(Spelling):
         if kept is not dtype:
             return self._widened(dtype, f"vtc_to_{dtype}(", self._plain(x, f32), ")")
         return self._plain(x, dtype)
+
+    def to_bits(self, x: Scalar, dtype: DType) -> Value:
+        """A function of the prelude; a narrow float as it is stored."""
+        x, word = _value(x), dtype.word
+        to = f"({REGISTER[word.name]})"
+        if dtype.kind != "float":
+            return self._plain(x, word)
+        if _register(dtype) is not dtype:
+            return self._let(word, to, *self.stored(x, dtype))
+        return self._let(word, f"{to}vtc_bits{'64' if dtype is f64 else ''}(", x, ")")
+
+    def from_bits(self, x: Scalar, dtype: DType) -> Value:
+        """A function of the prelude; a narrow float as if it were loaded."""
+        x = _value(x)
+        if dtype is bool_:
+            return self._let(bool_, x, " != 0")
+        if dtype.kind != "float":
+            return self._plain(x, dtype)
+        if _register(dtype) is not dtype:
+            return self._widened(dtype, f"({STORAGE[dtype.name]})", x)
+        name = "vtc_float64((uint64_t)" if dtype is f64 else "vtc_float((uint32_t)"
+        return self._let(dtype, name, x, ")")
 
     def rounded(self, x: Value) -> Value:
         """``x``, a product, as it is alone: not as a part of a fused multiply-add."""
@@ -303,7 +325,7 @@ def literal(value: complex, dtype: DType) -> str:
     if dtype.kind == "int":
         return _integer_literal(int(cast(int, value)), dtype)
     with np.errstate(all="ignore"):
-        number = float(np.asarray(value, np.float64).astype(dtype.numpy))
+        number = float(converted(np.asarray(value, np.float64), dtype.numpy))
     suffix = _suffix(_register(dtype))
     if math.isnan(number):
         return f'__builtin_nan{suffix}("")'

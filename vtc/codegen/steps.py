@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, zip_longest
 from typing import final
 
 from vtc.codegen.flow import Frame, flow_step
@@ -84,7 +84,6 @@ def planned(program: Program, target: Target, make: Make) -> Plan:
     entry = program.entry
     writer = _Writer(program, target, make)
     writer.write()
-    facts = Facts({d.name: (d.min, d.max) for d in program.dims})
     inputs = zip(entry.params, program.facts, strict=True)
     return Plan(
         name=entry.name,
@@ -93,7 +92,7 @@ def planned(program: Program, target: Target, make: Make) -> Plan:
             Buffer(p.tensor.dtype, p.tensor.shape, f.path, f.overwritten) for p, f in inputs
         ),
         outputs=tuple(Buffer(o.tensor.dtype, o.tensor.shape) for o in entry.outputs),
-        arena=facts.simplify(writer.arena),
+        arena=writer.arena,
         kernels=tuple(writer.kernels.values()),
         steps=tuple(writer.steps),
         target=target.name,
@@ -116,13 +115,15 @@ class _Writer:
     kernels: dict[str, Kernel] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     after: list[tuple[int, ...]] = field(default_factory=list)
-    arena: Size = 0
     values: Size = 0
     _loops: Iterator[int] = field(default_factory=count)
     _of_graph: dict[str, tuple[_Launched, ...]] = field(default_factory=dict)
     _hazards: Hazards = field(default_factory=Hazards)
+    _known: Facts = field(init=False)
+    _ends: list[Size] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._known = Facts({d.name: (d.min, d.max) for d in self.program.dims})
         for i, param in enumerate(self.program.entry.params):
             self.places[param] = (Input(i),)
 
@@ -168,8 +169,22 @@ class _Writer:
             raise CodegenError(f"place: {want}, got {len(self.places[node])}")
         for ref, type in zip(self.places[node], results, strict=True):
             if isinstance(ref, Arena):
-                end = ref.offset + self.most(type.nbytes)
-                self.arena = maximum(self.arena, (end + 63) // 64 * 64)
+                self.grow(ref.offset + (self.most(type.nbytes) + 63) // 64 * 64)
+
+    def grow(self, end: Size) -> None:
+        """Make the arena reach to ``end``: one of the ends of which none is sure to be the last."""
+        end = self._known.simplify(end)
+        if not any(e == end or self._known.at_least(e - end, 0) for e in self._ends):
+            self._ends = [e for e in self._ends if not self._known.at_least(end - e, 0)] + [end]
+
+    @property
+    def arena(self) -> Size:
+        """The bytes of the arena. Many ends are compared in pairs: expressions stay flat."""
+        ends = self._ends or [0]
+        while len(ends) > 1:
+            pairs = zip_longest(ends[::2], ends[1::2], fillvalue=0)
+            ends = [a if b == 0 else maximum(a, b) for a, b in pairs]
+        return ends[0]
 
     def most(self, size: Size) -> Size:
         """The most that ``size`` can be; itself where there is no such number."""
@@ -217,7 +232,7 @@ class _Writer:
         frame = Frame(self.values, self.target)
         note = "" if node.loc is None else str(node.loc)
         step = flow_step(op, inputs, results, node, frame, self.steps_of, self._loops, note)
-        self.arena = maximum(self.arena, frame.end)
+        self.grow(frame.end)
         whole = self.use(Arena(frame.start), frame.end - frame.start, writes=True)
         self.step(step, [*uses, *written, whole])
 
@@ -263,7 +278,7 @@ class _Writer:
         for size in sizes:
             yield Arena(at)
             at = at + (self.most(size) + 63) // 64 * 64
-            self.arena = maximum(self.arena, at)
+            self.grow(at)
 
     def launched(self, graph: Graph) -> tuple[_Launched, ...]:
         """The kernels of ``graph`` and how they are launched."""

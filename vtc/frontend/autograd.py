@@ -137,13 +137,13 @@ class Engine:
                 f"{kind} that requires grad was written in place: {x.type}; write under "
                 "vtc.no_grad()",
             )
-        new = value
-        at = x
+        new, at = value, x
+        path: list[Op] = []
         device, running.device = running.device, x.device
         while at._link is not None and not isinstance(at._link[1], StopGradient):
             parent, op = at._link
-            base = Expr(BUILDER, parent)
-            new = write_through(op, base, Expr(BUILDER, new)).value
+            path.insert(0, op)
+            new = write_through(path, *(Expr(BUILDER, t) for t in (parent, new, value))).value
             at = parent
         running.device = device
         if x._storage is not None:

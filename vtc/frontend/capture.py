@@ -18,6 +18,7 @@ from vtc.frontend import dispatch, traced_gradient
 from vtc.frontend.borders import Borders
 from vtc.frontend.changed import Changed
 from vtc.frontend.dispatch import Rest, Result, state
+from vtc.frontend.ended import ended
 from vtc.frontend.frames import Frames, reachable
 from vtc.frontend.grad_fn import Next, traced_step
 from vtc.frontend.hooks import Gradients
@@ -66,8 +67,10 @@ class Capture(abc.ABC):
 
     def __post_init__(self) -> None:
         self.cells: dict[int, Cell] = {}
+        self.apart_from_base: dict[int, Cell] = {}  # views from outside that were made leaves
         self.made: weakref.WeakSet[Tensor] = weakref.WeakSet()
         self.hot: set[Node] = set()
+        self.updating = False  # an optimizer is reading its options
         self.leaves: dict[Node, Tensor] = {}
         self.current_leaf: dict[int, Node] = {}
         self.stops: dict[Node, Node] = {}
@@ -92,7 +95,8 @@ class Capture(abc.ABC):
         return node
 
     def _record(self, op: Op, *inputs: Node, hint: str = "") -> Node:
-        node = self.builder.apply(op, *inputs, hint=hint, loc=user_loc())
+        with self.sizes.kept():
+            node = self.builder.apply(op, *inputs, hint=hint, loc=user_loc())
         if any([i in self.hot for i in inputs]) and not isinstance(op, StopGradient):
             self.hot.add(node)
         first = not isinstance(op, Item) or op.index == 0  # of several results the first is named
@@ -116,6 +120,7 @@ class Capture(abc.ABC):
             and node.type.dtype.kind in ("float", "complex"),
             device=device,
             frame=self.frames.current,
+            trace=self,
         )
         self.made.add(x)
         return x
@@ -167,11 +172,13 @@ class Capture(abc.ABC):
         return y
 
     def cell(self, x: Tensor) -> Cell | None:
-        """The cell of a root; None for a view."""
-        if x._cell is not None:
-            cell: Cell = x._cell
-            return cell
-        return None if x._storage is None else self.lift(x)
+        """The cell of a root; None for a view. CaptureError for a value of another trace."""
+        if x._storage is not None:
+            return self.apart_from_base.get(id(x)) or self.lift(x)
+        cell: Cell | None = x._cell
+        if cell is not None and cell.trace is not self:
+            raise ended(x)
+        return cell
 
     def root(self, x: Tensor) -> Cell:
         """The cell a view was cut from."""
@@ -182,11 +189,7 @@ class Capture(abc.ABC):
     def parent(self, x: Tensor) -> tuple[Tensor, Op]:
         """What a view was cut from, and how."""
         if x._link is None:
-            raise located(
-                CaptureError,
-                "a traced value of another, ended trace was used; return it from its "
-                "function instead",
-            )
+            raise ended(x)
         return x._link
 
     def node(self, x: Tensor) -> Node:
@@ -307,9 +310,12 @@ class Capture(abc.ABC):
         """Make a value of the trace a leaf."""
         cell = self.cell(x)
         self.refuse_apart(cell)
-        if cell is None:
-            cell = x._cell = Cell(self.node(x))
+        if cell is None and x._storage is None:
+            cell = x._cell = Cell(self.node(x), trace=self)
             x._link = None
+        elif cell is None:
+            cell = self.apart_from_base[id(x)] = Cell(self.node(x), trace=self)
+            self.kept.append(x)
         if x._storage is not None and not (owner := self.owner(x)).made_here:
             self.asked[id(x)] = owner, requires_grad
         if requires_grad and not cell.requires:
@@ -341,13 +347,15 @@ class Capture(abc.ABC):
         """``x``'s elements become ``value``'s; the base of a view follows."""
         common_place("in-place write", (x, value))
         requires = state.grad and (self.requires(x) or self.requires(value))
-        node = self.flowing(value) if requires else self.node(value)
+        node = part = self.flowing(value) if requires else self.node(value)
+        path: list[Op] = []
         while (cell := self.cell(x)) is None:
             parent, op = self.parent(x)
             if requires and isinstance(op, StopGradient):
                 raise _recorded_through_detach(value)
             whole = self.flowing(parent) if requires else self.node(parent)
-            node = write_through(op, Expr(self, whole), Expr(self, node)).value
+            path.insert(0, op)
+            node = write_through(path, *(Expr(self, n) for n in (whole, node, part))).value
             x = parent
         if node is cell.node:
             return
@@ -449,14 +457,16 @@ class Capture(abc.ABC):
 
     def set_grad(self, x: Tensor, value: Tensor | None) -> None:
         """Assign ``.grad``; it becomes real when the call returns."""
-        self.slot(x).value = value
+        if id(x) not in self.grads:
+            self.grads[id(x)] = GradSlot(self.owner(x), x, None)
+            self.kept.append(x)
+        self.grads[id(x)].value = value
 
     def slot(self, x: Tensor) -> GradSlot:
         """The slot of ``x``'s gradient."""
         if id(x) not in self.grads:
-            g = x._grad
-            owner = self.owner(x)
-            self.grads[id(x)] = GradSlot(owner, x, g, g)
+            g, owner = x._grad, self.owner(x)
+            self.grads[id(x)] = GradSlot(owner, x, g, g is not None)
             self.kept.append(x)
             if g is not None and id(g._storage) not in self.cells:
                 source = Source("grad", owner.index, owner.tensor)
@@ -469,9 +479,7 @@ class Capture(abc.ABC):
 
     def name_modules(self, module: Any) -> None:
         """Parameters of ``module`` bear their paths as names."""
-        for path, p in module.named_parameters():
-            self.named.setdefault(id(p), path)
-        for path, p in module.named_buffers():
+        for path, p in (*module.named_parameters(), *module.named_buffers()):
             self.named.setdefault(id(p), path)
 
     def final_names(self) -> Names:

@@ -11,13 +11,15 @@ On the CPU an op is its reference under NumPy; on a GPU it is a program of its o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
 from vtc.errors import TypeCheckError
 from vtc.frontend import devices, dispatch, eager
 from vtc.frontend.dispatch import Rest, Result, state
+from vtc.frontend.layout import refuse_repeated, repeats
+from vtc.frontend.source import located
 from vtc.frontend.tensor import CPU, Tensor, array_of, concrete_tensor
 from vtc.ir.evaluate import compute, inferred
 from vtc.ir.op import Op
@@ -90,7 +92,7 @@ class _Concrete:
             traced: Tensor = state.capture.view(op, x)
             return traced
         array = array_of(x)
-        out = self._shown(op, array) if x.device is CPU else eager.shown(op, array)
+        out = self._shown(op, array, x) if x.device is CPU else eager.shown(op, array)
         if out is None:
             return dispatch.apply(op, x)
         y = concrete_tensor(out, x._storage)
@@ -98,25 +100,27 @@ class _Concrete:
         dispatch.autograd().viewed(y)
         return y
 
-    def _shown(self, op: Op, array: Array) -> Array | None:
+    def _shown(self, op: Op, array: Array, x: Tensor) -> Array | None:
         out = compute(op, [array], inferred(op, TensorType.of(array)))
         if not isinstance(out, np.ndarray):
             raise TypeCheckError(f"{op.name}: not a view")
-        return out if np.may_share_memory(out, array) or not out.size else None
+        if not (np.may_share_memory(out, array) or not out.size):
+            return None
+        return out if out.flags.writeable or repeats(out) else _writeable(out, x)
 
     def write(self, x: Tensor, value: Tensor) -> Tensor:
         if value.type != x.type:
             raise TypeCheckError(f"in-place write: expected {x.type}, got {value.type}")
         if state.capture is not None:
+            refuse_repeated(x)
             state.capture.write(x, value)
             return x
         dispatch.autograd().written(x, value)
         array = array_of(x)
         if not array.flags.writeable:
-            raise TypeCheckError(
-                "in-place write: more than one element of the tensor shares a memory "
-                "location; clone() first"
-            )
+            refuse_repeated(x)
+            message = "in-place write: expected memory that may be written, got a read-only array"
+            raise located(TypeCheckError, message)
         if dispatch.common_device("in-place write", (x, value)) is CPU:
             array[...] = array_of(value)
         else:
@@ -124,6 +128,30 @@ class _Concrete:
         if x._storage is not None:
             x._storage.version += 1
         return x
+
+
+def _writeable(out: Array, x: Tensor) -> Array:
+    """``out``, a part of the view ``x`` that shows nothing twice, as its base may be written.
+
+    NumPy's repeated arrays are read-only, and so are parts of them.
+    """
+    root = x
+    while root._link is not None:
+        root = root._link[0]
+    whole = array_of(root)
+    return np.asarray(_Part(out, whole)).view(out.dtype) if whole.flags.writeable else out
+
+
+@final
+class _Part:
+    """The memory of ``part``, which is some of that of ``whole``."""
+
+    def __init__(self, part: Array, whole: Array) -> None:
+        seen = part.__array_interface__
+        bits = {"typestr": f"|V{part.itemsize}", "descr": [("", f"|V{part.itemsize}")]}
+        data = (seen["data"][0], False)
+        self.__array_interface__ = {**seen, **bits, "data": data, "strides": part.strides}
+        self.whole = whole
 
 
 def _constant(x: Tensor) -> bool:

@@ -355,6 +355,12 @@ class _Switch(ContextDecorator):
         state.grad = self.saved.pop()
 
 
+def switches() -> tuple[tuple[object, str], ...]:
+    """What decides what operations do, besides their arguments: owners and attributes."""
+    own = [(state, name) for name in ("grad", "autocast")]
+    return (*own, *((_process, name) for name in ("dtype", "device", "deterministic")))
+
+
 def bump_epoch() -> None:
     """Say that an attribute of a Module, or whether a tensor requires grad, changed.
 

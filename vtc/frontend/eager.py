@@ -25,11 +25,12 @@ from vtc.frontend.dispatch import deterministic
 from vtc.frontend.single import Fit, Form, Layout, order_of, program, static, steps, symbolic
 from vtc.ir.evaluate import compute
 from vtc.ir.op import Op
+from vtc.ir.ops.bitcast import Bitcast
 from vtc.ir.ops.control import Checkpoint, StopGradient
 from vtc.ir.ops.fill import Full
 from vtc.ir.ops.strided import Strided
 from vtc.ir.ops.view import Reshape, View, ints
-from vtc.ir.types import Array, TensorType, TupleType, dtype_of
+from vtc.ir.types import Array, TensorType, TupleType, converted, dtype_of
 from vtc.runtime.buffer import address
 from vtc.runtime.cuda import copies
 from vtc.runtime.cuda.array import DeviceArray, empty, index_of, reshaped, strided
@@ -139,6 +140,8 @@ def shown(op: Op, array: Array) -> Array | None:
     if isinstance(op, Strided):
         cut = op.cut(array)
         return strided(_device(cut), *op.layout(cut))
+    if isinstance(op, Bitcast) and not op.shows(array):
+        return None
     found: Array = op.reference(array)
     return found
 
@@ -226,7 +229,7 @@ def _shaped(array: Array, type: TensorType) -> Array:
 def _filled(op: Full, device: Device) -> Array:
     out = empty(ints(op.shape), op.dtype.numpy, devices.index(device))
     if out.size:
-        _fill(out, op.reference().astype(op.dtype.numpy))
+        _fill(out, converted(op.reference(), op.dtype.numpy))
     return out
 
 

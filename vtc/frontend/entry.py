@@ -77,7 +77,8 @@ class Entry:
         if not self.traced.guards.hold() and (why := self.traced.guards.miss()) is not None:
             return why
         for g in self.traced.grads:
-            if (self.tensor_of(g.owner, leaves)._grad is not None) is not g.had:
+            there = self.tensor_of(g.owner, leaves)._grad is not None
+            if g.had is not None and there is not g.had:
                 return f"a gradient was {'set' if g.had else 'None'} when traced, and is not now"
         if (why := self.other_memory(leaves)) is not None:
             return why
@@ -151,12 +152,12 @@ class Entry:
         made = {p.output: concrete_tensor(outs[p.output]) for p in self.made}
         if self.backward is not None:
             self.attach(saved_inputs, leaves, arrays, outs, made)
-        for change in traced.changes:
-            change.apply()
         results = [self.result(p, leaves, made) for p in traced.parts]
         grads = [(self.tensor_of(g.owner, leaves), g.value) for g in traced.grads]
         for tensor, grad in [(t, self.result(value, leaves, made)) for t, value in grads]:
             tensor._grad = grad
+        for change in traced.changes:
+            change.apply()
         return unflatten(traced.form, results)
 
     def result(self, part: Part, leaves: Sequence[Any], made: dict[int, Tensor]) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from vtc.errors import ArgumentError, GradientError, TypeCheckError
 from vtc.frontend import dispatch, hooks
 from vtc.frontend.dispatch import state
+from vtc.frontend.ended import ended, is_ended
 from vtc.frontend.functions.arguments import is_tensor
 from vtc.frontend.grad_fn import GradFn
 from vtc.frontend.hooks import RemovableHandle
@@ -60,6 +61,8 @@ class GradientMethods(abc.ABC):  # noqa: B024 - a mixin
         if state.capture is not None:
             got: Tensor | None = state.capture.get_grad(self)
             return got
+        if is_ended(x := cast("Tensor", self)):
+            raise ended(x)
         return self._grad
 
     @grad.setter
@@ -73,6 +76,8 @@ class GradientMethods(abc.ABC):  # noqa: B024 - a mixin
             raise located(TypeCheckError, f"grad: expected {x.type}, got {value.type}")
         if state.capture is not None:
             state.capture.set_grad(x, value)
+        elif is_ended(x):
+            raise ended(x)
         else:
             x._grad = value
 

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import builtins
-import dis
 import gc
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from operator import attrgetter, methodcaller
 from types import (
     BuiltinFunctionType,
@@ -34,27 +33,29 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vtc.frontend.additions import Additions, Effect, additions
 from vtc.frontend.changed import Changed
+from vtc.frontend.codes import LOOKS, global_names, is_user_module, mentioned, set_names
 from vtc.frontend.dispatch import epoch
 from vtc.frontend.hooks import EVERYWHERE
-from vtc.frontend.parts import MISSING, PLAIN, SEQUENCES, Parts, parts_of, read_of, same
+from vtc.frontend.parts import (
+    MISSING,
+    PLAIN,
+    SEQUENCES,
+    Parts,
+    is_small,
+    parts_of,
+    read_by_name,
+    read_of,
+    same,
+)
+from vtc.frontend.reach import Reach
 from vtc.frontend.reads import Reads
 from vtc.frontend.tensor import Tensor
 
 NAMESPACES = (SimpleNamespace, argparse.Namespace)
-SMALL = 1 << 16
-"""Bytes of a NumPy array that is watched by its content; a larger one is watched by identity."""
 MENTIONED = 512
 """Names that code may mention for objects to be watched by them alone."""
-LOOKS = frozenset({
-    "getattr", "hasattr", "setattr", "vars", "dir", "eval", "exec", "locals", "__dict__",
-    "__getattribute__", "__getstate__", "__slots__", "attrgetter", "asdict", "astuple", "replace",
-    "fields", "copy", "deepcopy", "dumps", "dump", "format", "format_map", "getmembers",
-    "getattr_static", "pformat", "pprint",
-})  # fmt: skip
-"""By which code reads attributes that it does not mention."""
-ABSTRACT = ("object", "ABC", "Generic", "Protocol")
-"""Classes whose code reads no attributes."""
 ProfileEvent = Literal["call", "return", "c_call", "c_return", "c_exception"]
 
 
@@ -169,11 +170,18 @@ def _word(value: object) -> str:
 
 
 class Recorder:
-    """Collects the user functions entered while it is active, and what of objects they change."""
+    """Collects the user functions entered while it is active, and what they can change besides
+    tensors, starting at ``fn`` and at objects among the ``arguments``.
+    """
 
-    def __init__(self, changed: Changed) -> None:
+    def __init__(
+        self, changed: Changed, fn: Any, arguments: Sequence[tuple[str, object]] = ()
+    ) -> None:
         self.codes: dict[CodeType, dict[str, Any]] = {}
         self.changed = changed
+        self.roots = (("" if isinstance(fn, FunctionType) else "self", fn), *arguments)
+        self.reach = Reach()
+        self.added = Additions()
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -185,13 +193,15 @@ class Recorder:
 
         def hook(frame: FrameType, event: ProfileEvent, argument: Any) -> None:
             if event == "call" and (
-                frame.f_code in self.codes or _is_user_module(frame.f_globals.get("__name__", ""))
+                frame.f_code in self.codes or is_user_module(frame.f_globals.get("__name__", ""))
             ):
                 self.codes[frame.f_code] = frame.f_globals
                 self.enter(frame)
             if before is not None:
                 before(frame, event, argument)
 
+        for name, value in self.roots:
+            self.reach.root(name, value)
         gc.disable()
         sys.setprofile(hook)
         try:
@@ -205,6 +215,7 @@ class Recorder:
         """Note the attributes of objects that the code of ``frame`` may set; those of Modules are
         noted by themselves.
         """
+        self.reach.enter(frame.f_code, frame.f_globals)
         names = set_names(frame.f_code)
         if not names:
             return
@@ -212,28 +223,35 @@ class Recorder:
         read = [space[n] for n in global_names(frame.f_code) if n in space]
         for value in (*frame.f_locals.values(), *read):
             own = isinstance(getattr(value, "__dict__", None), dict)
-            if own and _is_user_module(type(value).__module__) and not is_module(value):
+            if own and is_user_module(type(value).__module__) and not is_module(value):
                 for name in names:
-                    self.changed.note(value, name)
+                    self.changed.note(value, name, doubtful=True)
 
-    def guards(self, fn: Any, arguments: Sequence[tuple[str, object]] = ()) -> Guards:
-        """What the collected functions read, starting at globals, at ``fn`` and at objects among
-        the arguments."""
-        walk = self._walk(fn, arguments, _Walk(self.codes))
+    def tell(self) -> None:
+        """Tell ``changed`` what there was that the functions could have changed."""
+        self.reach.tell(self.changed)
+
+    def settle(self) -> tuple[Effect, ...]:
+        """The trace succeeds: what each call does, of what the functions did; it is taken back."""
+        direct = self.reach.tell(self.changed)
+        self.added = additions(self.changed.settle(), self.codes.keys(), direct)
+        return self.added.effects
+
+    def guards(self) -> Guards:
+        """What the collected functions read, starting at globals and at the roots."""
+        walk = self._walk(_Walk(self.codes, self.added))
         if walk.by_name and walk.looks:  # something that it found reads what no code mentions
-            walk = self._walk(fn, arguments, _Walk(self.codes, by_name=False))
+            walk = self._walk(_Walk(self.codes, Additions(), by_name=False))
         self.codes.clear()
         walk.found.epoch = epoch()
         return walk.found
 
-    def _walk(self, fn: Any, arguments: Sequence[tuple[str, object]], walk: _Walk) -> _Walk:
+    def _walk(self, walk: _Walk) -> _Walk:
         for code, space in self.codes.items():
             for name in global_names(code):
                 if name in space or hasattr(builtins, name):
                     walk.bind(name, name, space, id(space))
-        root = "" if isinstance(fn, FunctionType) else "self"
-        for name, value in ((root, fn), *arguments, ("hooks of all modules", vars(EVERYWHERE))):
-            walk.queue.append((name, value))
+        walk.queue += [*self.roots, ("hooks of all modules", vars(EVERYWHERE))]
         walk.run()
         return walk
 
@@ -241,8 +259,11 @@ class Recorder:
 class _Walk:
     """From the names that code mentions to everything it could have read."""
 
-    def __init__(self, codes: Mapping[CodeType, object], *, by_name: bool = True) -> None:
+    def __init__(
+        self, codes: Mapping[CodeType, object], added: Additions, *, by_name: bool = True
+    ) -> None:
         self.codes = frozenset(codes)
+        self.added = added
         self.names = frozenset([n for c in codes for n in mentioned(c)]) | {"forward"}
         few = len(self.names) <= MENTIONED and self.names.isdisjoint(LOOKS)
         self.by_name = by_name and few
@@ -258,6 +279,8 @@ class _Walk:
             return
         self.bound.add((key, name))
         value = space.get(name, MISSING)
+        if self.added_of({name: value}):
+            return
         self.found.bindings.append(Binding(path, name, space, value))
         self.queue.append((path, value))
 
@@ -266,6 +289,8 @@ class _Walk:
         while self.queue:
             path, value = self.queue.pop()
             if isinstance(value, PLAIN) or id(value) in self.seen:
+                continue
+            if id(value) in self.added.containers:
                 continue
             self.seen[id(value)] = value
             self.looks = self.looks or looks(value)
@@ -279,8 +304,8 @@ class _Walk:
     def watch(self, path: str, value: object) -> None:
         """Record the parts of ``value``, and queue them."""
         is_module = hasattr(value, "named_parameters")
-        names = self.read_by_name(value)
-        if names is not None and not is_module:
+        names = self.names_read(value)
+        if names is not None and not is_module and not isinstance(value, FunctionType):
             space = vars(value)
             for name in names:
                 self.bind(_path(path, value, name), name, space, id(space))
@@ -294,74 +319,46 @@ class _Walk:
         self.queue += [(_path(path, value, k), v) for k, v in zip(*parts, strict=True)]
         self.queue.append((type(value).__name__, type(value)))
 
-    def read_by_name(self, value: object) -> frozenset[str] | None:
-        """The names by which the code may read attributes of an object, a Module's own included;
-        None where it may read others.
+    def names_read(self, value: object) -> frozenset[str] | None:
+        """The names by which the code may read variables of a function, or attributes of an object,
+        a Module's own included; None where it may read others.
         """
-        if not self.by_name or not _is_user_module(type(value).__module__):
-            return None
-        names = self.names
-        for c in type(value).__mro__:
-            if c.__module__ == "vtc.nn.module" and c.__name__ == "Module":
-                names |= vars(c).keys()
-            elif not _is_user_module(c.__module__) and c.__name__ not in ABSTRACT:
-                return None
-        other = ("__slots__", "__guards__", "__dataclass_fields__", "__getattr__", "__match_args__")
-        if any(hasattr(type(value), name) for name in other):
-            return None
-        return names if hasattr(value, "__dict__") else None
+        if isinstance(value, FunctionType):
+            keys, values = parts_of(value)
+            added = self.added_of(dict(zip(keys, values, strict=True)))
+            return frozenset(map(str, keys)) - added if added else None
+        own = read_by_name(value) if self.by_name else None
+        return None if own is None else (self.names | own) - self.added_of(vars(value))
+
+    def added_of(self, parts: Mapping[Any, object]) -> set[str]:
+        """The numbers among ``parts`` that the code only adds to."""
+        return {name for name in self.added.names if type(parts.get(name)) is int}
 
     def is_open(self, value: object) -> bool:
         """Whether the parts of ``value`` are the user's business."""
         if isinstance(value, FunctionType):
             return value.__code__ in self.codes or "__wrapped__" in vars(value)
         if isinstance(value, np.ndarray):
-            return value.nbytes <= SMALL and value.dtype.kind != "O"
+            return is_small(value)
         known = (dict, *SEQUENCES, *NAMESPACES, MethodType, partial, Tensor)
         if isinstance(value, known) or hasattr(value, "named_parameters"):
             return True
-        return hasattr(value, "__guards__") or _is_user_module(type(value).__module__)
+        return hasattr(value, "__guards__") or is_user_module(type(value).__module__)
 
     def module(self, path: str, module: ModuleType) -> None:
         """Record the attributes of a Python module that the code mentions."""
-        if _is_user_module(module.__name__):
+        if is_user_module(module.__name__):
             space = vars(module)
             for name in self.names & space.keys():
                 self.bind(f"{path}.{name}", name, space, id(space))
 
     def classes(self, cls: type) -> None:
         """Record the attributes of a class and of its bases that the code mentions."""
-        bases = [c for c in cls.__mro__ if _is_user_module(c.__module__)]
+        bases = [c for c in cls.__mro__ if is_user_module(c.__module__)]
         present = {name for c in bases for name in vars(c)}
         for c in bases:
             for name in self.names & present:
                 self.bind(f"{c.__name__}.{name}", name, vars(c), id(c))
-
-
-@lru_cache(maxsize=1024)
-def _is_user_module(name: str) -> bool:
-    """Whether a Python module is neither vtc's nor Python's own; those of namedtuples are not."""
-    top = name.partition(".")[0]
-    own = top in ("vtc", "numpy") or top.startswith("namedtuple_")
-    return not own and top not in sys.stdlib_module_names
-
-
-@lru_cache(maxsize=4096)
-def global_names(code: CodeType) -> tuple[str, ...]:
-    """The globals that ``code`` and the functions inside it read."""
-    read = ("LOAD_GLOBAL", "LOAD_NAME")
-    found = [str(i.argval) for i in dis.get_instructions(code) if i.opname in read]
-    for inner in _inner(code):
-        found += global_names(inner)
-    return tuple(dict.fromkeys(found))
-
-
-@lru_cache(maxsize=4096)
-def set_names(code: CodeType) -> tuple[str, ...]:
-    """The attributes that ``code`` sets or deletes."""
-    sets = ("STORE_ATTR", "DELETE_ATTR")
-    found = [str(i.argval) for i in dis.get_instructions(code) if i.opname in sets]
-    return tuple(dict.fromkeys(found))
 
 
 def is_module(value: object) -> bool:
@@ -374,17 +371,3 @@ def looks(value: object) -> bool:
     if isinstance(value, FunctionType | BuiltinFunctionType | type):
         return value.__name__ in LOOKS
     return isinstance(value, attrgetter | methodcaller | partial)
-
-
-def mentioned(code: CodeType) -> Iterator[str]:
-    """Every name, attributes included, in ``code`` and the functions inside it."""
-    yield from code.co_names
-    for names in code.co_consts:  # keywords, and attributes in patterns of match
-        if isinstance(names, tuple):
-            yield from (n for n in names if isinstance(n, str))
-    for inner in _inner(code):
-        yield from mentioned(inner)
-
-
-def _inner(code: CodeType) -> list[CodeType]:
-    return [c for c in code.co_consts if isinstance(c, CodeType)]

@@ -129,6 +129,8 @@ def register(owner: Any, name: str, hook: Hook, *, prepend: bool = False) -> Rem
 
 def set_hooks(owner: Any, name: str, hooks: Hooks) -> None:
     """Replace hooks. Compiled functions are told to look where they could have met them."""
+    if dispatch.state.capture is not None and _outlasts_a_trace(owner):
+        dispatch.state.capture.changed.note(owner, name)
     attributes = getattr(owner, "__dict__", None)
     if attributes is None:
         setattr(owner, name, hooks)
@@ -140,6 +142,14 @@ def set_hooks(owner: Any, name: str, hooks: Hooks) -> None:
         owner.changed()
     elif attributes is not None:
         bump_epoch()
+
+
+def _outlasts_a_trace(owner: Any) -> bool:
+    """Whether who keeps hooks is no value of a trace."""
+    if isinstance(owner, TensorHooks):
+        x = owner._of()
+        return x is not None and x._storage is not None
+    return not isinstance(owner, Point)
 
 
 @final

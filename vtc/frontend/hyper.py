@@ -22,7 +22,7 @@ def hyperparameter(group: dict[str, Any], key: str, index: int | None = None) ->
     """
 
     def read() -> float:
-        value = group[key]
+        value = dict.__getitem__(group, key)  # at each call
         return float(value if index is None else value[index])
 
     capture: Capture | None = state.capture

@@ -40,7 +40,7 @@ class Cell:
     """The current value of a root tensor.
 
     ``initial`` is its parameter where it came from outside; ``device`` None is wherever the value
-    is needed; ``frame`` the body of a loop or a branch that made it.
+    is needed; ``frame`` the body of a loop or a branch that made it; ``trace`` whose value it is.
     """
 
     node: Node
@@ -50,6 +50,7 @@ class Cell:
     version: int = 0
     device: Device | None = None
     frame: object = None
+    trace: object = None
 
 
 @dataclass(eq=False, slots=True)
@@ -63,12 +64,14 @@ class Input:
 
 @dataclass(eq=False, slots=True)
 class GradSlot:
-    """What ``.grad`` of a tensor is during the trace; ``before`` is what it was."""
+    """What ``.grad`` of a tensor is during the trace; ``had`` is whether there was one before it,
+    None where it was assigned before anybody looked.
+    """
 
     owner: Source
     tensor: Tensor
-    before: Tensor | None
     value: Tensor | None
+    had: bool | None = None
 
 
 class Restart(BaseException):  # not an error, and user code that catches errors lets it pass

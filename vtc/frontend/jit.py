@@ -23,13 +23,14 @@ from typing import Any, final, overload
 from vtc.config import config
 from vtc.errors import ArgumentError, GuardError, VtcWarning
 from vtc.frontend import dispatch
+from vtc.frontend.deciding import Decides
 from vtc.frontend.dispatch import state
 from vtc.frontend.entry import Entry, build_entry
 from vtc.frontend.keys import (
     Key,
     Kind,
     key_difference,
-    leaf_key,
+    leaf_keys,
     leaf_names,
     partition,
     sharing,
@@ -41,8 +42,8 @@ from vtc.frontend.source import located, user_level
 from vtc.frontend.tensor import Tensor
 from vtc.frontend.trace import Request, Traced, trace
 from vtc.frontend.tree import Form, flatten
-from vtc.frontend.widest import widest
-from vtc.ir.dims import Dim, Size, symbols
+from vtc.frontend.widest import covers, widest
+from vtc.ir.dims import Dim, Size
 from vtc.ir.graph import Program
 from vtc.ir.text import show
 from vtc.passes.pipeline import Options
@@ -91,9 +92,8 @@ def _stage(entry: Entry, stage: str) -> Program:
         return entry.traced.program
     stages = entry.forward.stages
     if stage not in stages:
-        raise ArgumentError(
-            f"ir: expected a stage of {', '.join(('captured', *stages))}, got {stage!r}"
-        )
+        message = f"ir: expected a stage of {', '.join(stages)}, got {stage!r}"
+        raise located(ArgumentError, message)
     return stages[stage]
 
 
@@ -138,6 +138,7 @@ class Compiled:
         self._replay: Replay | None = None
         self._replays: dict[Key, list[Replay]] = {}
         self._placed: set[Key] = set()
+        self._decide: dict[Form | None, set[int]] = {}
         self._lock = threading.RLock()
         self._slotted = _Methods()
 
@@ -261,7 +262,7 @@ class Compiled:
     def _key(self, leaves: Sequence[Any], form: Form | None) -> Key:
         key = (
             form,
-            tuple([leaf_key(leaf) for leaf in leaves]),
+            leaf_keys(leaves, self._decide.get(form, ())),
             state.grad,
             state.autocast,
             (dispatch.default_dtype(), dispatch.default_device()),
@@ -288,7 +289,7 @@ class Compiled:
         ranks = tuple([k.general if isinstance(k, Kind) else k for k in key[1]])
         general = (form, ranks, *key[2:])
         for request, entry in self._general.get(general, ()):
-            if _covers(request, leaves) and entry.miss(leaves) is None:
+            if covers(request, leaves) and entry.miss(leaves) is None:
                 self._exact.setdefault(key, []).append(entry)
                 return entry
         if (again := self._rebound(key, general, leaves)) is not None:
@@ -296,7 +297,11 @@ class Compiled:
         self._explain_miss(key, general, leaves)
         self._say_if_unlucky()
         self._refuse_too_many()
-        request, traced = self._trace(general, leaves, form)
+        try:
+            request, traced = self._trace(general, leaves, form)
+        except Decides as asked:
+            self._decide.setdefault(form, set()).add(asked.index)
+            return self._find_or_trace(self._key(leaves, form), leaves, form)
         if traced.placed:
             self._placed.add(key)
             key, general = [(*k[:-1], partition(leaves)) for k in (key, general)]
@@ -323,7 +328,7 @@ class Compiled:
     def _explain_miss(self, key: Key, general: Key, leaves: Sequence[Any]) -> None:
         if not self._exact:
             return
-        fitting = (e for r, e in self._general.get(general, ()) if _covers(r, leaves))
+        fitting = (e for r, e in self._general.get(general, ()) if covers(r, leaves))
         tried = [*self._exact.get(key, ()), *fitting]
         reasons = [why for e in tried if (why := e.miss(leaves)) is not None]
         if not reasons:
@@ -373,7 +378,8 @@ class Compiled:
 
     def _static(self, leaves: Sequence[Any], form: Form | None) -> Request:
         types = {i: leaf.type for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
-        return Request(self.name, self.fn, leaves, leaf_names(self.fn, form), form, types)
+        names, decide = leaf_names(self.fn, form), frozenset(self._decide.get(form, ()))
+        return Request(self.name, self.fn, leaves, names, form, types, decide=decide)
 
     def _request(self, general: Key, leaves: Sequence[Any], form: Form | None) -> Request:
         """The types to trace with: dims that were seen to vary are symbolic, equal sizes alike."""
@@ -427,23 +433,6 @@ def _is_flat(form: Form | None) -> bool:
     return args is not None and not any(args.children) and kwargs is not None and not kwargs.keys
 
 
-def _covers(request: Request, leaves: Sequence[Any]) -> bool:
-    """Whether the symbolic types of ``request`` fit these arguments."""
-    ranges = {d.name: (d.min, d.max) for d in request.dims}
-    values: dict[str, int] = {}
-    for i, type in request.types.items():
-        for s, n in zip(type.shape, leaves[i].shape, strict=True):
-            if isinstance(s, int):
-                if s != n:
-                    return False
-                continue
-            (name,) = symbols(s)
-            lo, hi = ranges[name]
-            if values.setdefault(name, n) != n or n < lo or (hi is not None and n > hi):
-                return False
-    return True
-
-
 def _name(fn: Any) -> str:
     name = getattr(fn, "__name__", type(fn).__name__.lower())
     return name if name.isidentifier() and not name.startswith("<") else "f"
@@ -469,8 +458,10 @@ def compile(
     ``dynamic``: None makes a dim symbolic at its second size, True from the start, False never; one
     that meets a fixed size, that of a parameter, is fixed.
     ``recompute``: whether cheap values may be computed again where that saves much memory.
-    ArgumentError if ``fn`` cannot be called.
+    ``name``: what it is called in programs and messages, the function's own by default.
+    ArgumentError for other values, and if ``fn`` cannot be called.
     """
+    _check_options(dynamic, name, recompute)
     if fn is None:
         return lambda f: compile(f, dynamic=dynamic, name=name, recompute=recompute)
     if isinstance(fn, type):
@@ -480,6 +471,16 @@ def compile(
             ArgumentError, f"compile: expected a function or a Module, got {type(fn).__name__}"
         )
     return _compiled(fn, dynamic, name, recompute)
+
+
+def _check_options(dynamic: object, name: object, recompute: object) -> None:
+    for want, got, fits in (
+        ("dynamic to be None, True or False", dynamic, isinstance(dynamic, bool | None)),
+        ("name to be an identifier", name, isinstance(name, str) and f"{name}_".isidentifier()),
+        ("recompute to be True or False", recompute, isinstance(recompute, bool)),
+    ):
+        if not fits:
+            raise located(ArgumentError, f"compile: expected {want}, got {got!r}")
 
 
 def _compiled(fn: Callable[..., Any], dynamic: bool | None, name: str, recompute: bool) -> Compiled:

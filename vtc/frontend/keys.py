@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 from weakref import WeakValueDictionary
 
 import numpy as np
 
-from vtc.errors import ArgumentError, CaptureError
+from vtc.errors import ArgumentError
 from vtc.frontend import dispatch
+from vtc.frontend.deciding import value_key
+from vtc.frontend.ended import ended
 from vtc.frontend.hooks import Hooks, hooks_of
 from vtc.frontend.inputs import base_of, layout
 from vtc.frontend.parts import PLAIN
@@ -75,9 +77,7 @@ def know(x: Tensor) -> Known:
         return known
     array = x._array
     if array is None:
-        raise located(
-            CaptureError, "a traced value of an ended trace was passed to a compiled function"
-        )
+        raise ended(x)
     grows = x._record is not None or (x._link is not None and x.requires_grad)
     flags = array.flags
     dense = flags.c_contiguous and flags.aligned
@@ -110,6 +110,14 @@ def kind_of(*facts: Any) -> Kind:
             if found is None:
                 found = _KINDS[facts] = Kind(*facts)
     return found
+
+
+def leaf_keys(leaves: Sequence[Any], decide: Iterable[int] = ()) -> tuple[Any, ...]:
+    """What of arguments is guarded; of floats whose places are in ``decide`` the value, too."""
+    keys = [leaf_key(leaf) for leaf in leaves]
+    for i in decide:
+        keys[i] = value_key(leaves[i]) if keys[i] is float else keys[i]
+    return tuple(keys)
 
 
 def leaf_key(leaf: Any) -> Any:
@@ -197,6 +205,8 @@ def _key_word(key: Any) -> str:
             count = sum(map(len, key.hooks))
             hooks = f" with {count} hook{'s' * (count > 1)}" if count else ""
             return f"{TensorType.of(np.empty(key.shape, key.dtype))}{hooks}"
+        case (type() as kind, str() as value) if kind is float:
+            return f"float {value}"
         case (type() as kind, value):
             return f"{kind.__name__} {value!r}"
         case _:
@@ -233,6 +243,7 @@ def _name_leaves(name: str, form: Form | None, names: list[str]) -> None:
     if form is None:
         names.append(name if name.isidentifier() else "x")
         return
+    fields = form.keys or getattr(form.kind, "_fields", ())
     for k, child in enumerate(form.children):
-        key = form.keys[k] if form.keys else k
+        key = fields[k] if fields else k
         _name_leaves(f"{name}_{key}", child, names)

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vtc.errors import TypeCheckError
 from vtc.frontend.dispatch import state
+from vtc.frontend.source import located
 from vtc.ir.dims import Size, substitute
 from vtc.ir.op import Op, tensor_type
+from vtc.ir.ops.bitcast import Bitcast
 from vtc.ir.ops.view import Expand, Permute, Reshape, Slice, ints
 from vtc.ir.types import Array, TensorType, i8
 
@@ -31,29 +34,51 @@ def is_dense(x: Tensor) -> bool:
     return _shown(x).flags.c_contiguous
 
 
+def steps(x: Tensor) -> tuple[int, ...]:
+    """How many elements apart neighbours along each dim lie."""
+    return _shown(x).strides
+
+
 def moves(x: Tensor, shape: Sequence[Size]) -> bool:
     """Whether elements of ``x`` have to move to be seen as ``shape``, of as many elements."""
     return _reshaped(_shown(x), _now(shape)) is None
 
 
+def repeats(array: Array) -> bool:
+    """Whether steps of 0 show an element more than once."""
+    return any(n > 1 and not step for n, step in zip(array.shape, array.strides, strict=True))
+
+
+def refuse_repeated(x: Tensor) -> None:
+    """TypeCheckError for a tensor to be written that shows an element more than once."""
+    if repeats(_shown(x)):
+        raise located(
+            TypeCheckError,
+            "in-place write: more than one element of the tensor shares a memory location; "
+            "clone() first",
+        )
+
+
 def _shown(x: Tensor) -> Array:
     """An array with the sizes and strides of ``x``, in bytes of one element; it has no memory."""
-    cuts: list[Op] = []
+    cuts: list[tuple[Op, int]] = []
     while x._array is None and x._link is not None:
         x, op = x._link
-        cuts.append(op.substitute(state.capture.sizes.values))
+        cuts.append((op.substitute(state.capture.sizes.values), x.type.dtype.itemsize))
     if x._array is not None:
         strides = [s // x._array.itemsize for s in x._array.strides]
         found = _laid_out(x._array.shape, strides)
     else:
         found = _dense(_now(x.type.shape))
-    for op in reversed(cuts):
-        found = _cut(found, op)
+    for op, itemsize in reversed(cuts):
+        found = _cut(found, op, itemsize)
     return found
 
 
-def _cut(array: Array, op: Op) -> Array:
+def _cut(array: Array, op: Op, itemsize: int) -> Array:
     match op:
+        case Bitcast(dtype):
+            return _regrouped(array, itemsize, dtype.itemsize)
         case Permute() | Slice() | Expand():
             found: Array = op.reference(array)
             return found
@@ -62,6 +87,14 @@ def _cut(array: Array, op: Op) -> Array:
             return _dense(_now(op.shape)) if seen is None else seen
         case _:
             return _dense(tensor_type(op, op.infer(TensorType(i8, array.shape))).shape)
+
+
+def _regrouped(array: Array, was: int, now: int) -> Array:
+    """Elements of ``was`` bytes as those of ``now``."""
+    if was == now:
+        return array
+    steps = [s * was // now for s in array.strides[:-1]]
+    return _laid_out((*array.shape[:-1], array.shape[-1] * was // now), (*steps, 1))
 
 
 def _reshaped(array: Array, shape: tuple[int, ...]) -> Array | None:

@@ -15,6 +15,7 @@ from types import CellType, FrameType, GeneratorType, ModuleType
 
 from vtc.errors import LeakError, at_line
 from vtc.frontend.capture import Capture
+from vtc.frontend.changed import PLACES
 from vtc.frontend.source import is_user_file
 from vtc.frontend.tensor import Tensor
 from vtc.ir.graph import Node
@@ -27,25 +28,26 @@ PASSED = (*CONTAINERS, dict, partial, GeneratorType)
 
 def refuse_leaks(capture: Capture) -> None:
     """LeakError if a traced value was left in an object. Its results must have been let go."""
-    known = {id(t) for t in capture.hypers.values()}
-    queue = [*capture.kept, *(s.value for s in capture.grads.values() if s.value is not None)]
-    for t in queue:
-        known.add(id(t))
-        if t._link is not None and id(t._link[0]) not in known:
-            queue.append(t._link[0])
-    del queue
-    if not [t for t in capture.made if id(t) not in known]:
+    let_go(capture)
+    if not capture.made:
         return
     gc.collect()
-    alive = [t for t in capture.made if id(t) not in known]
-    with _thawed():
+    alive = list(capture.made)
+    with thawed():
         for t in alive:
             if (where := _holder(t, alive)) is not None:
                 raise _leak(t, capture.node(t), where)
 
 
+def let_go(capture: Capture) -> None:
+    """Make a trace that is over hold none of its values: those alive are held by somebody else."""
+    capture.kept = [x for x in capture.kept if x._storage is not None]
+    for held in (capture.leaves, capture.hypers, capture.grads):
+        held.clear()
+
+
 @contextmanager
-def _thawed() -> Iterator[None]:
+def thawed() -> Iterator[None]:
     """Lets the search see what ``gc.freeze`` has hidden, as servers do before they fork."""
     frozen = gc.get_freeze_count() > 0
     if frozen:
@@ -92,7 +94,8 @@ def _holder(x: Tensor, alive: object) -> str | None:
 def _is_ours(holder: object) -> bool:
     if isinstance(holder, FrameType):
         return not is_user_file(holder.f_code.co_filename)
-    return isinstance(holder, Tensor)  # a view keeps its base: what matters is who has the view
+    # a view keeps its base: what matters is who has the view
+    return isinstance(holder, (Tensor, *PLACES))
 
 
 def _name(holder: object, value: object) -> str | None:

@@ -9,9 +9,11 @@ import enum
 from collections import deque
 from functools import lru_cache, partial
 from types import CellType, EllipsisType, FunctionType, MethodType
+from typing import Any
 
 import numpy as np
 
+from vtc.frontend.codes import is_user_module
 from vtc.frontend.hooks import hooks_of
 from vtc.frontend.tensor import Tensor
 from vtc.ir.dims import Dim
@@ -24,6 +26,14 @@ PLAIN = (
     enum.Enum,
 )  # fmt: skip
 SEQUENCES = (list, tuple, deque, set, frozenset)
+
+ABSTRACT = ("object", "ABC", "Generic", "Protocol")
+"""Classes whose code reads no attributes."""
+BY_OTHER_MEANS = (
+    "__slots__", "__guards__", "__dataclass_fields__", "__getattr__", "__match_args__"
+)  # fmt: skip
+SMALL = 1 << 16
+"""Bytes of a NumPy array that is watched by its content; a larger one is watched by identity."""
 
 
 class _Missing:
@@ -46,6 +56,11 @@ def same(old: object, new: object) -> bool:
     return isinstance(old, PLAIN) and old == new
 
 
+def is_small(array: np.ndarray[Any, Any]) -> bool:
+    """Whether ``array`` is watched by its content."""
+    return array.nbytes <= SMALL and array.dtype.kind != "O"
+
+
 def parts_of(value: object) -> Parts:
     """Names and values of the direct parts of ``value``."""
     if isinstance(value, dict):
@@ -57,7 +72,7 @@ def parts_of(value: object) -> Parts:
     if isinstance(value, np.ndarray):
         return ("content",), (value.tobytes(),)
     if isinstance(value, FunctionType):
-        cells = tuple([_content(c) for c in value.__closure__ or ()])
+        cells = tuple([content(c) for c in value.__closure__ or ()])
         own = (value.__code__, value.__defaults__, value.__kwdefaults__, value.__dict__)
         names = ("__code__", "__defaults__", "__kwdefaults__", "__dict__")
         return (*names, *value.__code__.co_freevars), (*own, *cells)
@@ -79,6 +94,22 @@ def read_of(value: object, names: frozenset[str]) -> Parts:
         if k in names or not isinstance(v, PLAIN)
     ]
     return tuple([k for k, _ in found]), tuple([v for _, v in found])
+
+
+def read_by_name(value: object) -> frozenset[str] | None:
+    """Names of attributes that code of vtc reads of an object whose other attributes only its
+    user's code reads, by their names; None if other code may read any.
+    """
+    cls = type(value)
+    names: frozenset[str] = frozenset()
+    if not is_user_module(cls.__module__) or not hasattr(value, "__dict__"):
+        return None
+    for c in cls.__mro__:
+        if c.__module__ == "vtc.nn.module" and c.__name__ == "Module":
+            names |= vars(c).keys()
+        elif not is_user_module(c.__module__) and c.__name__ not in ABSTRACT:
+            return None
+    return None if any(hasattr(cls, name) for name in BY_OTHER_MEANS) else names
 
 
 def _tensor(x: Tensor) -> Parts:
@@ -107,7 +138,8 @@ def slot_names(bases: tuple[type, ...]) -> tuple[str, ...]:
     return tuple([n for n in found if n not in ("__dict__", "__weakref__")])
 
 
-def _content(cell: CellType) -> object:
+def content(cell: CellType) -> object:
+    """What is in ``cell``; ``MISSING`` for nothing."""
     try:
         found: object = cell.cell_contents
     except ValueError:

@@ -21,9 +21,10 @@ from vtc.frontend import dispatch
 from vtc.frontend.applied import Applier
 from vtc.frontend.autograd import ENGINE
 from vtc.frontend.capture import Capture
+from vtc.frontend.changed import Changed
 from vtc.frontend.dispatch import state
 from vtc.frontend.inputs import Cell, GradSlot, Input, Source, place
-from vtc.frontend.leaks import refuse_leaks
+from vtc.frontend.leaks import let_go, refuse_leaks
 from vtc.frontend.sizes import Sizes
 from vtc.frontend.source import located, user_loc
 from vtc.frontend.tape import Saved as Kept
@@ -45,7 +46,10 @@ class Recording(Capture):
     """The trace of a function inside ``outer``, another one, or inside eager code."""
 
     def __init__(self, outer: Capture | None) -> None:
-        super().__init__(sizes=Sizes() if outer is None else outer.sizes)
+        super().__init__(
+            sizes=Sizes() if outer is None else outer.sizes,
+            changed=Changed() if outer is None else outer.changed,
+        )
         self.outer = outer
         self.own: set[int] = set()
         self.outside: dict[int, Cell] = {}
@@ -93,6 +97,13 @@ class Recording(Capture):
             self.mark_leaf(node, x)
         self.kept.append(x)
         return x
+
+    def end(self) -> None:
+        """The trace is over; that around it, if there is one, goes on."""
+        let_go(self)
+        if self.outer is None:
+            self.changed.restore()
+            self.sizes.ended = True
 
     def device_of(self, x: Tensor) -> Device:
         """Where ``x`` is, or will be."""
@@ -216,16 +227,13 @@ class Recorded:
 def record(fn: Callable[[list[Tensor]], Any], slots: Sequence[Slot]) -> Recorded:
     """Run ``fn`` on stand-ins for its arguments. LeakError if it leaves one of them somewhere."""
     recording = Recording(state.capture)
-    with _around(recording):
-        stand_ins = [recording.stand_in(s) for s in slots]
-        params = [recording.node(x) for x in stand_ins]
-        leaves, form = flatten(fn(list(stand_ins)))
-        found = tuple([recording.node(x) if isinstance(x, Tensor) else x for x in leaves])
-        del leaves
-        recording.watched.refuse_unreached()
-        recording.watched.end()
-        refuse_leaks(recording)
-        changes = _changes(recording, stand_ins, params)
+    try:
+        with _around(recording):
+            params, found, form, changes = _recorded(recording, fn, slots)
+        if recording.outer is None:
+            recording.changed.forget()
+    finally:
+        recording.end()
     outside = [i.source.tensor for i in recording.inputs]
     graph = Graph(
         "recorded",
@@ -244,6 +252,23 @@ def record(fn: Callable[[list[Tensor]], Any], slots: Sequence[Slot]) -> Recorded
         form,
         tuple([Change(c.index, c.tensor, now[c.node]) for c in changes]),
     )
+
+
+def _recorded(
+    recording: Recording, fn: Callable[[list[Tensor]], Any], slots: Sequence[Slot]
+) -> tuple[list[Node], tuple[Any, ...], Form | None, list[Change]]:
+    """The params, the results with nodes for tensors, their form, and what was written."""
+    stand_ins = [recording.stand_in(s) for s in slots]
+    params = [recording.node(x) for x in stand_ins]
+    leaves, form = flatten(fn(list(stand_ins)))
+    found = tuple([recording.node(x) if isinstance(x, Tensor) else x for x in leaves])
+    del leaves
+    recording.watched.refuse_unreached()
+    recording.watched.end()
+    changes = _changes(recording, stand_ins, params)
+    del stand_ins
+    refuse_leaks(recording)
+    return params, found, form, changes
 
 
 def _changes(

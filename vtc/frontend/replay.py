@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, final
 
 from vtc.errors import RunError
+from vtc.frontend.deciding import value_key
 from vtc.frontend.dispatch import _process as process
 from vtc.frontend.dispatch import state
 from vtc.frontend.entry import Entry
@@ -57,7 +58,7 @@ class Replay:
         self._pins = _pins(traced, wants)
         tensors = sum(isinstance(w, Kind) for w in wants)
         self._several = bool(self._closures or self._pins) or tensors > 1
-        owners = [(g.owner, g.had) for g in traced.grads]
+        owners = [(g.owner, g.had) for g in traced.grads if g.had is not None]
         self._without = [s.tensor for s, had in owners if s.tensor is not None and not had]
         self._grads = [(s, had) for s, had in owners if s.tensor is None or had]
         self._has_grads = bool(owners)
@@ -79,7 +80,7 @@ class Replay:
         self._kinds = [
             kind_of(*what, False, False, self._home, True, True) for _, *what in bound.fresh
         ]
-        self._changed = [g for g in traced.grads if g.had or g.value != Plain(None)]
+        self._changed = [g for g in traced.grads if g.had is not False or g.value != Plain(None)]
         one = traced.parts == (Made(0),) and self._outputs == [0] and traced.form is None
         self._one = one and not (bound.writes or self._numbers or self._changed or traced.changes)
 
@@ -126,7 +127,10 @@ class Replay:
             leaf = leaves[k]
             k += 1
             if type(leaf) is not Tensor:
-                if (float if type(leaf) is float else (type(leaf), leaf)) != want:
+                number = type(leaf) is float
+                if (float if number else (type(leaf), leaf)) != want and not (
+                    number and want == value_key(leaf)
+                ):
                     return None
                 continue
             known = leaf._known
@@ -198,12 +202,12 @@ class Replay:
         for i, kind, (array, place) in zip(self._outputs, self._kinds, made, strict=True):
             tensors[i] = x = concrete_tensor(array)
             x._known = array, False, place, kind
-        for change in entry.traced.changes:
-            change.apply()
         results = [entry.result(p, leaves, tensors) for p in entry.traced.parts]
         grads = [(entry.tensor_of(g.owner, leaves), g.value) for g in self._changed]
         for x, grad in [(x, entry.result(value, leaves, tensors)) for x, value in grads]:
             x._grad = grad
+        for change in entry.traced.changes:
+            change.apply()
         return unflatten(entry.traced.form, results)
 
 

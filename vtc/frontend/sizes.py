@@ -5,7 +5,8 @@ export)."""
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 from vtc.errors import CaptureError, TypeCheckError
 from vtc.frontend.source import located
 from vtc.ir.dims import Ranges, Size, Sym, bounds, substitute, symbols
+from vtc.ir.ops.view import claims
 from vtc.ir.types import Type
 from vtc.passes.cost import tensors
 
@@ -58,9 +60,11 @@ class Sizes:
     values: dict[str, Size] = field(default_factory=dict)
     guards: list[SizeGuard] = field(default_factory=list)
     may_guard: bool = True
+    ended: bool = False
 
     def decide(self, fn: str, left: Size) -> bool:
         """``left fn 0``, by range, or else as it is now with a guard."""
+        self._refuse_ended(left)
         known = _by_range(fn, left, self.ranges)
         if known is not None:
             return known
@@ -73,6 +77,26 @@ class Sizes:
         if guard not in self.guards:
             self.guards.append(guard)
         return outcome
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Guards that what type rules take for granted inside stays so: ``x[2:5]`` of 5 or more.
+
+        TypeCheckError where it is not so now, CaptureError under export where it is not so at an
+        end of the dims' ranges.
+        """
+        if not self.ranges:
+            yield
+            return
+        with claims() as found:
+            yield
+        if not self.may_guard:
+            self._refuse_negative(found)
+            return
+        for size in dict.fromkeys(found):
+            if self.decide("<", size):
+                now = substitute(size, self.values)
+                raise located(TypeCheckError, f"expected a part inside, got {size} = {now} < 0")
 
     def keep_positive(self, types: Iterable[Type]) -> None:
         """Guards that no size of values becomes 0 or less, as what is left of a small image might.
@@ -92,6 +116,14 @@ class Sizes:
                 raise located(TypeCheckError, f"expected sizes of at least 0, got {size} = {now}")
             self.decide("<=", size)
 
+    def _refuse_ended(self, size: Size) -> None:
+        if self.ended:
+            raise located(
+                CaptureError,
+                f"a traced size, {size}, was used after its trace ended: it has a value at each "
+                "call only; return it from the function, or keep int() of it",
+            )
+
     def _refuse_negative(self, sizes: Sequence[Sym]) -> None:
         ends = [(low, low if high is None else high) for low, high in self.ranges.values()]
         most = product(*ends) if len(ends) <= CORNERS else zip(*ends, strict=True)
@@ -106,6 +138,7 @@ class Sizes:
 
     def fix(self, left: Sym) -> int:
         """The value of ``left`` if it has one only; else Fixed, or CaptureError under export."""
+        self._refuse_ended(left)
         low, high = bounds(left, self.ranges)
         if low is not None and low == high:
             return low

@@ -5,6 +5,7 @@ The line that called vtc, and the path of modules being run (``blocks.3.attn``).
 
 from __future__ import annotations
 
+import copy
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from vtc.ir.graph import Loc
 ROOT = str(Path(__file__).resolve().parents[1]) + "/"
 COMMAND = f"{ROOT}__main__.py"
 """What is outside of this runs vtc, and is nothing that a user wrote."""
-_NOT_USERS = (ROOT, "<frozen ")
+_NOT_USERS = (ROOT, "<frozen ", copy.__file__)
 E = TypeVar("E", bound=VtcError)
 
 

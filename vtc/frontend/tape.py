@@ -23,7 +23,7 @@ from vtc.ir.graph import Loc
 from vtc.ir.op import Builder, Op
 from vtc.ir.ops.control import Item
 from vtc.ir.ops.expr import Expr
-from vtc.ir.types import Array, TupleType, Type
+from vtc.ir.types import Array, TensorType, TupleType, Type
 from vtc.runtime.device import Device
 
 if TYPE_CHECKING:
@@ -96,11 +96,16 @@ class Record:
     order: int = field(default_factory=lambda: next(_sequence))
 
     def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Any]:
-        """The cotangents of the inputs, each as it was when it was read."""
+        """The cotangents of the inputs, each as it was when it was read: zeros for one that is
+        needed and whose rule says nothing, as those of ``floor``.
+        """
         del inputs
         read = tuple([Expr(BUILDER, s) for s in self.inputs])
         found: Sequence[Any] = self.op.vjp(g, out, read, needs)
-        return found
+        return [
+            _zeros(s) if needed and one is None else one
+            for one, needed, s in zip(found, needs, self.inputs, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,14 @@ class TensorBuilder:
 
 
 BUILDER: Builder[Any] = TensorBuilder()
+
+
+def _zeros(saved: Saved) -> Expr | None:
+    """Zeros like a tensor that was saved."""
+    if not isinstance(saved.type, TensorType):
+        return None
+    device = running.device if saved.storage is None else saved.storage.device
+    return Expr(BUILDER, dispatch.constant(0, saved.type.dtype, saved.type.shape, device))
 
 
 def restore(saved: Saved) -> Tensor:

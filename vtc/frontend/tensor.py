@@ -16,7 +16,9 @@ import numpy as np
 
 from vtc.errors import ArgumentError, CaptureError, DeviceError, GradientError, TypeCheckError
 from vtc.frontend import devices, dispatch, eager
+from vtc.frontend.deciding import ask
 from vtc.frontend.dispatch import state
+from vtc.frontend.ended import ended, is_ended
 from vtc.frontend.functions.methods import TensorMethods
 from vtc.frontend.gradient_methods import GradientMethods
 from vtc.frontend.hooks import TensorHooks
@@ -24,10 +26,11 @@ from vtc.frontend.printing import show_array
 from vtc.frontend.sizes import SymInt
 from vtc.frontend.source import located
 from vtc.ir.op import Op
+from vtc.ir.ops.bitcast import Bitcast
 from vtc.ir.ops.control import StopGradient
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.view import Reshape, View
-from vtc.ir.types import Array, DType, TensorType
+from vtc.ir.types import Array, DType, TensorType, i64
 from vtc.runtime import buffer, dlpack
 from vtc.runtime.device import Device
 
@@ -100,11 +103,7 @@ class Tensor(TensorMethods, GradientMethods):
         if self._array is not None and state.capture is None:
             return TensorType.of(self._array)
         if state.capture is None:
-            raise located(
-                CaptureError,
-                "a traced value was used after its trace ended; return it from the "
-                "compiled function instead",
-            )
+            raise ended(self)
         found: TensorType = state.capture.type_of_tensor(self)
         return found
 
@@ -148,6 +147,8 @@ class Tensor(TensorMethods, GradientMethods):
         if self._storage is not None:
             return self._storage.device
         if state.capture is None:
+            if is_ended(self):
+                raise ended(self)
             return CPU
         found: Device = state.capture.device_of(self)
         return found
@@ -162,6 +163,8 @@ class Tensor(TensorMethods, GradientMethods):
         """Whether gradients flow to this tensor."""
         if state.capture is not None:
             return bool(state.capture.requires(self))
+        if self._array is None and is_ended(self):
+            raise ended(self)
         return self._requires or dispatch.autograd().record_of(self) is not None
 
     @requires_grad.setter
@@ -173,6 +176,8 @@ class Tensor(TensorMethods, GradientMethods):
         """Whether this was made by the user and not by a differentiable operation."""
         if state.capture is not None:
             return bool(state.capture.is_leaf(self))
+        if is_ended(self):
+            raise ended(self)
         return dispatch.autograd().record_of(self) is None
 
     @property
@@ -201,6 +206,8 @@ class Tensor(TensorMethods, GradientMethods):
 
     def _concrete(self, what: str, way_out: str) -> Array:
         if self._array is None or state.capture is not None:
+            if state.capture is not None:
+                ask(state.capture, self)
             raise located(
                 CaptureError,
                 f"{what} of a traced tensor {self.type}: its value is not known yet{way_out}",
@@ -331,14 +338,15 @@ class Tensor(TensorMethods, GradientMethods):
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         """As another dtype, on another device: this tensor itself where it is that already.
 
-        ``to(vtc.float16)``, ``to("cuda", non_blocking=True)``, ``to(other)``. DeviceError if the
-        device is not there.
+        ``to(vtc.float16)``, ``to("cuda", non_blocking=True)``, ``to(other)``; with ``copy=True`` it
+        never is. DeviceError if the device is not there.
         """
-        device, dtype, non_blocking = _to_arguments(args, kwargs)
+        device, dtype, non_blocking, copy = _to_arguments(args, kwargs)
         x = self
         if device is not None and device != self.device:
             x = dispatch.move(self, device, non_blocking=non_blocking)
-        return x if dtype is None or dtype is self.dtype else x._cast(dtype)
+        x = x if dtype is None or dtype is self.dtype else x._cast(dtype)
+        return self.clone() if copy and x is self else x
 
     def cpu(self) -> Tensor:
         """On the CPU."""
@@ -380,9 +388,12 @@ class Tensor(TensorMethods, GradientMethods):
 
 def _to_arguments(
     args: Sequence[Any], kwargs: dict[str, Any]
-) -> tuple[Device | None, DType | None, bool]:
+) -> tuple[Device | None, DType | None, bool, bool]:
+    if unknown := kwargs.keys() - {"device", "dtype", "non_blocking", "copy"}:
+        raise located(ArgumentError, f"to(): unknown argument {sorted(unknown)[0]!r}")
     device, dtype = kwargs.get("device"), kwargs.get("dtype")
-    for a in args:
+    flags = [a for a in args if isinstance(a, bool)]
+    for a in args[: len(args) - len(flags)]:
         if isinstance(a, DType):
             dtype = a
         elif isinstance(a, Tensor):
@@ -392,7 +403,13 @@ def _to_arguments(
         else:
             raise located(ArgumentError, f"to(): expected a dtype, a device or a Tensor, got {a!r}")
     where = None if device is None else devices.resolve(device)
-    return where, dtype, bool(kwargs.get("non_blocking", False))
+    non_blocking, copy = (*flags, False, False)[:2]
+    return (
+        where,
+        dtype,
+        bool(kwargs.get("non_blocking", non_blocking)),
+        bool(kwargs.get("copy", copy)),
+    )
 
 
 def _show(x: Tensor, array: Array) -> str:
@@ -413,13 +430,33 @@ def _show(x: Tensor, array: Array) -> str:
     return f"Parameter containing:\n{shown}" if x._kind == "parameter" else shown
 
 
-def write_through(op: Op, base: Expr, value: Expr) -> Expr:
-    """``base`` with the part that the view ``op`` shows replaced by ``value``."""
-    if isinstance(op, View):
-        return op.write(base, value)
+def write_through(path: Sequence[Op], base: Expr, value: Expr, part: Expr) -> Expr:
+    """``base`` with the part that the view ``path[0]`` shows replaced by ``value``.
+
+    ``part`` is what was written: what the rest of ``path`` shows of ``value``. Where the view shows
+    elements more than once, only those are replaced: ``value`` holds others as they were, too.
+    """
+    op = path[0]
     if isinstance(op, StopGradient):
         return value.apply(op)
-    raise TypeCheckError(f"{op.name}: not a view")
+    if not isinstance(op, View):
+        raise TypeCheckError(f"{op.name}: not a view")
+    if len(path) == 1 or not op.repeats:
+        return op.write(base, value)
+    own = [*itertools.takewhile(lambda view: not isinstance(view, Bitcast), path)]
+    own, whole = [v for v in own if not isinstance(v, StopGradient)], len(own) == len(path)
+    part = part if whole else _through(own[1:], value)  # what of it is seen as another dtype
+    count = (base.tensor.numel,)
+    places = _through(own, base.iota(count, 0, i64).reshape(base.shape))
+    put = base.reshape(count).op("index_put", part, places, axes=(0,), accumulate=False)
+    return put.reshape(base.shape)
+
+
+def _through(views: Sequence[Op], x: Expr) -> Expr:
+    """What ``views`` show of ``x``."""
+    for view in views:
+        x = x.apply(view)
+    return x
 
 
 def concrete_tensor(array: Array, storage: Storage | None = None) -> Tensor:
@@ -438,9 +475,5 @@ def concrete_type(x: Tensor) -> TensorType:
 def array_of(x: Tensor) -> Array:
     """The array of a concrete tensor. CaptureError for what is left of an ended trace."""
     if x._array is None:
-        raise located(
-            CaptureError,
-            "a traced value was used after its trace ended; return it from the compiled "
-            "function instead",
-        )
+        raise ended(x)
     return x._array

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from vtc.errors import ArgumentError, CaptureError, DeviceError, LeakError, VersionError
+from vtc.frontend import dispatch
+from vtc.frontend.additions import Effect
 from vtc.frontend.capture import Capture
-from vtc.frontend.changed import Change
 from vtc.frontend.dispatch import state
 from vtc.frontend.guards import Guards, Recorder
 from vtc.frontend.inputs import (
@@ -28,7 +29,7 @@ from vtc.frontend.inputs import (
     place,
 )
 from vtc.frontend.keys import read_apart
-from vtc.frontend.leaks import refuse_leaks
+from vtc.frontend.leaks import let_go, refuse_leaks
 from vtc.frontend.notes import with_notes
 from vtc.frontend.sizes import SizeGuard, SymInt
 from vtc.frontend.source import located
@@ -84,12 +85,12 @@ Part = Made | Given | Plain
 class GradWrite:
     """``.grad`` of the tensor of ``owner`` becomes ``value`` at every call.
 
-    ``had`` is whether it was set before (a guard).
+    ``had`` is whether it was set before (a guard); None where that does not matter.
     """
 
     owner: Source
     value: Part
-    had: bool
+    had: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class Traced:
     wrt: tuple[Source, ...] = ()
     tangents: int = 0
     pinned: tuple[Pin, ...] = ()
-    changes: tuple[Change, ...] = ()
+    changes: tuple[Effect, ...] = ()
     placed: bool = False
     """Whether it matters which parts of their memory arguments that share some are."""
     asked: tuple[tuple[Source, bool], ...] = ()
@@ -141,6 +142,8 @@ class Request:
     dims: tuple[Dim, ...] = ()
     values: dict[str, Size] = field(default_factory=dict)
     may_guard: bool = True
+    decide: frozenset[int] = frozenset()
+    """Leaves, floats, that are their values in the trace."""
 
 
 def trace(request: Request) -> Traced:
@@ -181,16 +184,24 @@ class _Trace:
         self.capture.sizes.may_guard = request.may_guard
 
     def run(self) -> Traced:
-        recorder = Recorder(self.capture.changed)
+        changed = self.capture.changed
+        for switches, name in dispatch.switches():
+            changed.note(switches, name)
+        recorder = Recorder(changed, self.request.fn, self.objects())
         before, state.capture = state.capture, self.capture
         try:
             owner = getattr(self.request.fn, "__self__", self.request.fn)
             if hasattr(owner, "named_parameters"):
                 self.capture.name_modules(owner)
-            return self.finish(self.call(recorder), recorder)
+            traced = self.finish(self.call(recorder), recorder)
+            changed.forget()
+            return traced
         finally:
             state.capture = before
-            self.capture.changed.undo()
+            recorder.tell()
+            changed.restore()
+            let_go(self.capture)
+            self.capture.sizes.ended = True
 
     def excerpt(self) -> str:
         """The last lines recorded, for errors."""
@@ -239,7 +250,7 @@ class _Trace:
             ):
                 raise located(CaptureError, f"{name} shares memory with another tensor")
             return leaf
-        if isinstance(leaf, float):
+        if isinstance(leaf, float) and i not in self.request.decide:
             return self.capture.number(name, Source("number", i))
         if hasattr(leaf, "named_parameters"):
             self.capture.name_modules(leaf)
@@ -257,7 +268,7 @@ class _Trace:
         del result, leaves
         wrt, tangents, gradients = self.gradients(parts, outputs)
         self.capture.watched.end()
-        changes = self.capture.changed.undo()
+        changes = recorder.settle()
         refuse_leaks(self.capture)
         facts = self.facts(outputs)
         graph = Graph(
@@ -270,7 +281,7 @@ class _Trace:
         graph = self.capture.final_names().rename(graph)
         graphs = (*self.capture.frames.graphs, graph)
         program = Program(graphs, self.request.dims, (*facts, *(Fact(),) * len(tangents)))
-        guards = self.guards(recorder)
+        guards = recorder.guards()
         return Traced(
             program=program,
             sources=tuple(i.source for i in self.capture.inputs),
@@ -290,14 +301,10 @@ class _Trace:
             keep=tuple(self.capture.kept),
         )
 
-    def guards(self, recorder: Recorder) -> Guards:
-        """What the code read, the attributes of object arguments included."""
-        objects = [
-            (name, leaf)
-            for name, leaf in zip(self.request.names, self.request.leaves, strict=True)
-            if not isinstance(leaf, Tensor)
-        ]
-        return recorder.guards(self.request.fn, objects)
+    def objects(self) -> list[tuple[str, object]]:
+        """The arguments that are no tensors, and their names."""
+        named = zip(self.request.names, self.request.leaves, strict=True)
+        return [(name, leaf) for name, leaf in named if not isinstance(leaf, Tensor)]
 
     def pins(self, guards: Guards) -> Iterator[Pin]:
         """The arguments that share memory with tensors the function can reach otherwise."""
@@ -355,7 +362,7 @@ class _Trace:
                 GradWrite(
                     s.owner,
                     Plain(None) if s.value is None else self.part(s.value, outputs),
-                    s.before is not None,
+                    s.had,
                 )
                 for s in self.capture.grads.values()
                 if not s.owner.made_here

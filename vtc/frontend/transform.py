@@ -27,7 +27,8 @@ def value_and_grad(
     """A function that returns ``fn``'s scalar and its gradients with respect to ``argnums``.
 
     Arguments may be trees of tensors; gradients have their structure. With ``has_aux`` ``fn``
-    returns ``(scalar, anything)``. GradientError if the result does not depend on them.
+    returns ``(scalar, anything)``. Where the result does not depend on them they are zeros.
+    GradientError for a result that is no scalar.
     """
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
@@ -87,7 +88,9 @@ def autograd_grad(
     if not isinstance(output, Tensor):
         raise located(GradientError, f"grad: expected a scalar tensor, got {type(output).__name__}")
     if not output.requires_grad:
-        raise located(GradientError, f"grad: {output.type} does not depend on the inputs")
+        if output.type.shape != () and grad_output is None:
+            raise located(GradientError, f"grad: expected a scalar, got {output.type}")
+        return tuple(map(_zeros, inputs))
     found = dispatch.engine().gradients(
         [output], [grad_output], inputs, retain_graph=retain_graph, create_graph=create_graph
     )

@@ -1,4 +1,4 @@
-"""Arguments and results as trees: tuples, lists, dicts, namedtuples and dataclasses of leaves.
+"""Arguments and results as trees: tuples, lists, dicts, slices, namedtuples, dataclasses of leaves.
 
 leaves, form = flatten({"x": x, "pair": (y, 3)})
 unflatten(form, leaves)          # the same tree
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, NamedTuple
 
-Inner = Literal["leaf", "dict", "items", "fields"]
+Inner = Literal["leaf", "dict", "items", "fields", "slice"]
 TYPES = 1024
 """Types that are remembered."""
 
@@ -56,6 +56,8 @@ def _flatten(tree: Any, leaves: list[Any]) -> Form | None:
         case "fields":
             keys = tuple(f.name for f in fields(tree) if f.init)
             items = tuple(getattr(tree, k) for k in keys)
+        case "slice":
+            items = tree.start, tree.stop, tree.step
         case _:
             items = tree
     return Form(kind, keys, tuple([_flatten(i, leaves) for i in items]))
@@ -74,6 +76,8 @@ def _look(kind: type[Any]) -> Inner:
         return "dict"
     if kind in (tuple, list) or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
         return "items"
+    if kind is slice:
+        return "slice"
     return "fields" if is_dataclass(kind) else "leaf"
 
 
@@ -85,7 +89,7 @@ def _unflatten(form: Form | None, leaves: Iterator[Any]) -> Any:
         return form.kind(**dict(zip(form.keys, items, strict=True)))
     if issubclass(form.kind, dict):
         return form.kind(zip(form.keys, items, strict=True))
-    if hasattr(form.kind, "_fields"):
+    if hasattr(form.kind, "_fields") or form.kind is slice:
         return form.kind(*items)
     made: Callable[..., Any] = form.kind
     return made(items)

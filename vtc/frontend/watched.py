@@ -93,9 +93,10 @@ class Watched:
         if any(not p.reached for p in self.points.values()):
             raise located(
                 GradientError,
-                "a hook on a gradient, or retain_grad(), inside a function that vtc.func "
-                "transforms: expected the gradient to be taken inside, too, by vtc.func.grad; "
-                "register hooks on what goes in or comes out, or run it under vtc.no_grad()",
+                "a hook on a gradient, retain_grad() or an autograd.Function, inside a function "
+                "that vtc.func transforms: expected the gradient to be taken inside, too, by "
+                "vtc.func.grad; register hooks on what goes in or comes out, or run it under "
+                "vtc.no_grad()",
             )
 
     def end(self) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from vtc.errors import VtcError
 from vtc.frontend.sizes import Fixed
 from vtc.frontend.trace import Request, Traced, trace
-from vtc.ir.dims import Dim, substitute
+from vtc.ir.dims import Dim, substitute, symbols
 
 
 def widest(request: Request) -> tuple[Request, Traced, str]:
@@ -38,6 +39,23 @@ def widest(request: Request) -> tuple[Request, Traced, str]:
             return wide, traced, why
     fixed = part(request, ())
     return fixed, trace(fixed), why
+
+
+def covers(request: Request, leaves: Sequence[Any]) -> bool:
+    """Whether the symbolic types of ``request`` fit these arguments."""
+    ranges = {d.name: (d.min, d.max) for d in request.dims}
+    values: dict[str, int] = {}
+    for i, type in request.types.items():
+        for s, n in zip(type.shape, leaves[i].shape, strict=True):
+            if isinstance(s, int):
+                if s != n:
+                    return False
+                continue
+            (name,) = symbols(s)
+            lo, hi = ranges[name]
+            if values.setdefault(name, n) != n or n < lo or (hi is not None and n > hi):
+                return False
+    return True
 
 
 def part(request: Request, dims: Sequence[Dim]) -> Request:

@@ -18,7 +18,7 @@ from vtc.errors import ArgumentError, VerifyError
 from vtc.ir.dims import Size, Sym, Var, substitute, symbols
 from vtc.ir.graph import Graph, Node, Program
 from vtc.ir.op import Op
-from vtc.ir.types import Array, DType, TensorType, TupleType, Type, f64
+from vtc.ir.types import Array, DType, TensorType, TupleType, Type, converted, f64
 
 Precision = Literal["own", "f64"]
 Value = Array | tuple[Array, ...]
@@ -155,7 +155,7 @@ def _input(p: Node, a: Array, sizes: Mapping[str, Size], precision: Precision) -
     dtype = p.tensor.dtype
     if precision == "f64" and dtype.kind == "float":
         return a.astype(np.float64)
-    return a if a.dtype == dtype.numpy else a.astype(dtype.numpy)
+    return a if a.dtype == dtype.numpy else converted(a, dtype.numpy)
 
 
 def _widen(x: Value) -> Value:
@@ -173,4 +173,4 @@ def _round(x: Array, type: TensorType, precision: Precision) -> Array:
     dtype: DType = f64 if precision == "f64" and type.dtype.kind == "float" else type.dtype
     if x.shape != type.shape:
         raise VerifyError(f"a reference gave shape {x.shape} where {type} was inferred")
-    return x if x.dtype == dtype.numpy else x.astype(dtype.numpy)
+    return x if x.dtype == dtype.numpy else converted(x, dtype.numpy)

@@ -53,7 +53,18 @@ class Scalars(abc.ABC):
 
     @abc.abstractmethod
     def cast(self, x: Scalar, dtype: DType) -> Scalar:
-        """C conversion; to bool is ``x != 0``; float to a narrow float rounds to nearest even."""
+        """C conversion; to bool is ``x != 0``; float to a narrow float rounds to nearest even.
+
+        What is too large becomes infinite, or 448 in f8e4m3, which has no infinity.
+        """
+
+    @abc.abstractmethod
+    def to_bits(self, x: Scalar, dtype: DType) -> Scalar:
+        """The bits of ``x``, a value of ``dtype``, as an integer of type ``dtype.word``."""
+
+    @abc.abstractmethod
+    def from_bits(self, x: Scalar, dtype: DType) -> Scalar:
+        """The value of ``dtype`` whose bits are those of ``x``, of type ``dtype.word``."""
 
     @abc.abstractmethod
     def unary(self, fn: str, x: Scalar) -> Scalar:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 import ml_dtypes
 import numpy as np
 
+from vtc.errors import ArgumentError
 from vtc.ir.dims import Size, product
 
 Kind = Literal["bool", "int", "float", "complex"]
@@ -49,6 +50,11 @@ class DType:
         """The type ops compute in: f32 for f16, bf16 and fp8, else the type itself."""
         return f32 if self.kind == "float" and self.itemsize < 4 else self
 
+    @property
+    def word(self) -> DType:
+        """The integer type that holds the bits of an element; real dtypes only."""
+        return {1: u8, 2: i16, 4: i32, 8: i64}[self.itemsize]
+
     def __str__(self) -> str:
         return self.name
 
@@ -78,6 +84,7 @@ f64 = _make("f64", "float64", "float", np.float64)
 c64 = _make("c64", "complex64", "complex", np.complex64)
 c128 = _make("c128", "complex128", "complex", np.complex128)
 
+LARGEST_F8E4M3 = 448.0
 _ALL = (bool_, u8, i8, i16, i32, i64, f8e4m3, f8e5m2, f16, bf16, f32, f64, c64, c128)
 DTYPES: dict[str, DType] = {d.name: d for d in _ALL}
 _BY_NUMPY: dict[np.dtype[Any], DType] = {d.numpy: d for d in _ALL}
@@ -125,10 +132,28 @@ class TensorType:
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape)) or '()'}]"
 
+    def __call__(self, *args: object) -> Never:
+        """ArgumentError, for who writes ``x.type(dtype)``."""
+        message = f"Tensor.type is what a tensor is, {self}, and no function"
+        raise ArgumentError(f"{message}; x.to(dtype) casts, and x.type_as(y) does as y")
+
     @classmethod
     def of(cls, array: Array) -> TensorType:
         """The type of a NumPy array."""
         return _type_of(array.dtype, array.shape)
+
+
+def converted(x: Array, dtype: np.dtype[Any]) -> Array:
+    """``x`` in another dtype, its axes in the same order; row-major where it was spread out.
+
+    f8e4m3 has no infinity: as in PyTorch, what is too large becomes its largest number.
+    """
+    order: Literal["C", "K"] = "C" if 0 in x.strides else "K"
+    if dtype == f8e4m3.numpy:
+        with np.errstate(invalid="ignore"):
+            wide = x.astype(np.float64 if x.dtype.kind in "iub" else np.float32)
+            x = np.clip(wide, -LARGEST_F8E4M3, LARGEST_F8E4M3)
+    return x.astype(dtype, order=order)
 
 
 @lru_cache(maxsize=4096)

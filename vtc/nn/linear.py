@@ -126,13 +126,11 @@ class Rows(Module, ABC):
             with dispatch.no_grad():
                 self.weight[self.padding_idx] = 0.0
 
-    def extra_repr(self) -> str:
-        shown = f"{self.num_embeddings}, {self.embedding_dim}"
-        usual = {"padding_idx": None, "max_norm": None, "norm_type": 2, "scale_grad_by_freq": False}
-        for name, value in usual.items():
-            found = getattr(self, name)
-            shown += f", {name}={found}" if found != value else ""
-        return shown
+    def shown(self, **usual: object) -> str:
+        """The sizes, and the options that are not as ``usual``."""
+        options = {name: getattr(self, name) for name in usual}
+        unusual = [f"{name}={found!r}" for name, found in options.items() if found != usual[name]]
+        return ", ".join([str(self.num_embeddings), str(self.embedding_dim), *unusual])
 
 
 @final
@@ -140,7 +138,7 @@ class Embedding(Rows):
     """Row ``i`` of ``weight`` for each index ``i``; row ``padding_idx`` starts and stays zero.
 
     ``max_norm`` shortens the rows that are used, in place; ``scale_grad_by_freq`` divides their
-    gradients by how often they are used.
+    gradients by how often they are used. Gradients are dense, ``sparse`` or not.
     """
 
     def __init__(
@@ -151,12 +149,14 @@ class Embedding(Rows):
         max_norm: float | None = None,
         norm_type: float = 2.0,
         scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        _weight: Tensor | None = None,
+        *,
         device: Device | str | None = None,
         dtype: DType | None = None,
-        _weight: Tensor | None = None,
     ) -> None:
         self.max_norm, self.norm_type = max_norm, norm_type
-        self.scale_grad_by_freq = scale_grad_by_freq
+        self.scale_grad_by_freq, self.sparse = scale_grad_by_freq, sparse
         self._make(num_embeddings, embedding_dim, padding_idx, _weight, device, dtype)
 
     @staticmethod
@@ -177,12 +177,17 @@ class Embedding(Rows):
             options["scale_grad_by_freq"] = True
         return F.embedding(x, self.weight, padding_idx=self.padding_idx, **options)
 
+    def extra_repr(self) -> str:
+        limits = {"max_norm": None, "norm_type": 2, "scale_grad_by_freq": False}
+        return self.shown(padding_idx=None, **limits, sparse=False)
+
 
 @final
 class EmbeddingBag(Rows):
     """The sum, mean or largest of the rows of each bag of indices.
 
     Bags are the rows of a matrix of indices, or begin at ``offsets`` in a vector of them.
+    Gradients are dense, ``sparse`` or not.
     """
 
     def __init__(
@@ -193,15 +198,18 @@ class EmbeddingBag(Rows):
         norm_type: float = 2.0,
         scale_grad_by_freq: bool = False,
         mode: str = "mean",
+        sparse: bool = False,
+        _weight: Tensor | None = None,
         include_last_offset: bool = False,
         padding_idx: int | None = None,
+        *,
         device: Device | str | None = None,
         dtype: DType | None = None,
     ) -> None:
         self.max_norm, self.norm_type = max_norm, norm_type
-        self.scale_grad_by_freq, self.mode = scale_grad_by_freq, mode
+        self.scale_grad_by_freq, self.mode, self.sparse = scale_grad_by_freq, mode, sparse
         self.include_last_offset = include_last_offset
-        self._make(num_embeddings, embedding_dim, padding_idx, None, device, dtype)
+        self._make(num_embeddings, embedding_dim, padding_idx, _weight, device, dtype)
 
     def forward(
         self, x: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
@@ -220,7 +228,8 @@ class EmbeddingBag(Rows):
         )
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, mode={self.mode!r}"
+        limits = {"max_norm": None, "norm_type": 2, "scale_grad_by_freq": False}
+        return self.shown(**limits, mode="", padding_idx=None)
 
 
 def reset_fan_in(weight: Tensor, bias: Tensor | None) -> None:

@@ -47,6 +47,12 @@ class IncompatibleKeys(NamedTuple):
     missing_keys: list[str]
     unexpected_keys: list[str]
 
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        parts = f"missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys}"
+        return f"{type(self).__name__}({parts})"
+
 
 class Module:
     """A part of a model; subclass it, set attributes in ``__init__``, compute in ``forward``."""

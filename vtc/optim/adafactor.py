@@ -69,7 +69,7 @@ class Adafactor(Optimizer):
 
     def update(self, group: Group, pairs: Pairs) -> None:
         """One step."""
-        lr, steps = hyperparameter(group, "lr"), self.steps(group)
+        lr, steps = hyperparameter(group, "lr"), self.steps(pairs[0][0])
         new = steps ** hyperparameter(group, "beta2_decay")
         rho = minimum(lr, steps.rsqrt())
         keep = 1.0 - lr * hyperparameter(group, "weight_decay")

@@ -5,12 +5,13 @@ optimizer = vtc.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4)
 
 from __future__ import annotations
 
-from typing import final
+from typing import Unpack, final
 
 from vtc.frontend import dispatch
 from vtc.frontend.hyper import hyperparameter
 from vtc.optim.optimizer import (
     Group,
+    Hints,
     Optimizer,
     Pairs,
     Params,
@@ -39,6 +40,7 @@ class Adam(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
+        **hints: Unpack[Hints],
     ) -> None:
         check_at_least("Adam", 0.0, lr=lr, eps=eps, weight_decay=weight_decay)
         check_betas("Adam", betas)
@@ -47,7 +49,7 @@ class Adam(Optimizer):
             "amsgrad": amsgrad, "maximize": maximize,
             "decoupled_weight_decay": decoupled_weight_decay,
         }  # fmt: skip
-        super().__init__(params, {**numbers, "betas": tuple(betas), **flags})
+        super().__init__(params, {**numbers, "betas": tuple(betas), **flags}, hints)
 
     def state_names(self, group: Group) -> tuple[str, ...]:
         """The two means, and the largest second one where ``amsgrad`` asks for it."""
@@ -79,7 +81,7 @@ def adam_step(optimizer: Optimizer, group: Group, pairs: Pairs, *, decoupled: bo
     beta1, beta2 = hyperparameter(group, "betas", 0), hyperparameter(group, "betas", 1)
     new1, new2 = 1.0 - beta1, 1.0 - beta2
     keep = 1.0 - lr * hyperparameter(group, "weight_decay") if decoupled else None
-    steps = optimizer.steps(group)
+    steps = optimizer.steps(pairs[0][0])
     size = lr / (1.0 - beta1**steps)
     correction = (1.0 - beta2**steps).sqrt()
     for p, g in pairs:

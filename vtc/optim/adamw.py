@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Unpack, final
 
 from vtc.optim.adam import adam_state, adam_step
-from vtc.optim.optimizer import Group, Optimizer, Pairs, Params, check_at_least, check_betas
+from vtc.optim.optimizer import Group, Hints, Optimizer, Pairs, Params, check_at_least, check_betas
 
 
 @final
@@ -13,7 +13,7 @@ class AdamW(Optimizer):
     """``p -= lr * weight_decay * p``, then ``p -= lr * m / (sqrt(v) + eps)``.
 
     ``m`` and ``v`` are running means of the gradient and of its square, corrected for starting at
-    zero; the correction follows the step counter that a group shares.
+    zero; the correction follows the number of steps that the parameter took.
     """
 
     def __init__(
@@ -26,12 +26,13 @@ class AdamW(Optimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        **hints: Unpack[Hints],
     ) -> None:
         check_at_least("AdamW", 0.0, lr=lr, eps=eps, weight_decay=weight_decay)
         check_betas("AdamW", betas)
         numbers = {"lr": float(lr), "eps": float(eps), "weight_decay": float(weight_decay)}
         flags = {"amsgrad": amsgrad, "maximize": maximize}
-        super().__init__(params, {**numbers, "betas": tuple(betas), **flags})
+        super().__init__(params, {**numbers, "betas": tuple(betas), **flags}, hints)
 
     def state_names(self, group: Group) -> tuple[str, ...]:
         """The two means, and the largest second one where ``amsgrad`` asks for it."""

@@ -5,14 +5,14 @@ optimizer = vtc.optim.Rprop(model.parameters(), lr=1e-2)
 
 from __future__ import annotations
 
-from typing import final
+from typing import Unpack, final
 
 from vtc.errors import ArgumentError
 from vtc.frontend import dispatch
 from vtc.frontend.functions.comparison import where
 from vtc.frontend.hyper import hyperparameter
 from vtc.frontend.source import located
-from vtc.optim.optimizer import Group, Optimizer, Pairs, Params, check_at_least, downhill
+from vtc.optim.optimizer import Group, Hints, Optimizer, Pairs, Params, check_at_least, downhill
 
 
 @final
@@ -32,11 +32,12 @@ class ASGD(Optimizer):
         weight_decay: float = 0.0,
         *,
         maximize: bool = False,
+        **hints: Unpack[Hints],
     ) -> None:
         check_at_least("ASGD", 0.0, lr=lr, weight_decay=weight_decay)
         numbers = {"lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay}
         super().__init__(
-            params, {**{k: float(v) for k, v in numbers.items()}, "maximize": maximize}
+            params, {**{k: float(v) for k, v in numbers.items()}, "maximize": maximize}, hints
         )
 
     def state_names(self, group: Group) -> tuple[str, ...]:
@@ -55,8 +56,8 @@ class ASGD(Optimizer):
     def update(self, group: Group, pairs: Pairs) -> None:
         """One step of averaged descent."""
         lr, lambd = hyperparameter(group, "lr"), hyperparameter(group, "lambd")
-        steps = self.steps(group)
-        eta, mu = self.number(group, "eta"), self.number(group, "mu")
+        steps = self.steps(pairs[0][0])
+        eta, mu = self.number(pairs[0][0], "eta"), self.number(pairs[0][0], "mu")
         for p, gradient in pairs:
             g, mean = downhill(group, p, gradient), self.state[p]["ax"]
             new = ((1.0 - lambd * eta) * p - eta * g).to(p.dtype)
@@ -81,12 +82,13 @@ class Rprop(Optimizer):
         step_sizes: tuple[float, float] = (1e-6, 50.0),
         *,
         maximize: bool = False,
+        **hints: Unpack[Hints],
     ) -> None:
         check_at_least("Rprop", 0.0, lr=lr)
         if not 0.0 < etas[0] < 1.0 < etas[1]:
             raise located(ArgumentError, f"Rprop: expected 0 < etas[0] < 1 < etas[1], got {etas}")
         options = {"etas": tuple(etas), "step_sizes": tuple(step_sizes), "maximize": maximize}
-        super().__init__(params, {"lr": float(lr), **options, "weight_decay": 0.0})
+        super().__init__(params, {"lr": float(lr), **options, "weight_decay": 0.0}, hints)
 
     def state_names(self, group: Group) -> tuple[str, ...]:
         """The gradient before, and the size of each element's step."""

@@ -5,7 +5,7 @@ optimizer = vtc.optim.NAdam(model.parameters(), lr=2e-3, momentum_decay=4e-3)
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, Unpack, final
 
 from vtc.frontend import dispatch
 from vtc.frontend.functions.comparison import where
@@ -14,6 +14,7 @@ from vtc.frontend.tensor import Tensor
 from vtc.ir.types import f64
 from vtc.optim.optimizer import (
     Group,
+    Hints,
     Optimizer,
     Pairs,
     Params,
@@ -38,12 +39,13 @@ class NAdam(Optimizer):
         decoupled_weight_decay: bool = False,
         *,
         maximize: bool = False,
+        **hints: Unpack[Hints],
     ) -> None:
         numbers = {
             "lr": lr, "eps": eps, "weight_decay": weight_decay, "momentum_decay": momentum_decay
         }  # fmt: skip
         flags = {"decoupled_weight_decay": decoupled_weight_decay, "maximize": maximize}
-        super().__init__(params, _defaults("NAdam", numbers, betas, flags))
+        super().__init__(params, _defaults("NAdam", numbers, betas, flags), hints)
 
     def state_names(self, group: Group) -> tuple[str, ...]:
         """The two means."""
@@ -64,7 +66,7 @@ class NAdam(Optimizer):
         lr, eps = hyperparameter(group, "lr"), hyperparameter(group, "eps")
         beta1, beta2 = hyperparameter(group, "betas", 0), hyperparameter(group, "betas", 1)
         decay = hyperparameter(group, "momentum_decay")
-        steps, product = self.steps(group), self.number(group, "mu_product")
+        steps, product = self.steps(pairs[0][0]), self.number(pairs[0][0], "mu_product")
         mu = beta1 * (1.0 - 0.5 * 0.96 ** (steps * decay))
         mu_next = beta1 * (1.0 - 0.5 * 0.96 ** ((steps + 1.0) * decay))
         dispatch.write(product, product * mu)
@@ -95,10 +97,11 @@ class RAdam(Optimizer):
         decoupled_weight_decay: bool = False,
         *,
         maximize: bool = False,
+        **hints: Unpack[Hints],
     ) -> None:
         numbers = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
         flags = {"decoupled_weight_decay": decoupled_weight_decay, "maximize": maximize}
-        super().__init__(params, _defaults("RAdam", numbers, betas, flags))
+        super().__init__(params, _defaults("RAdam", numbers, betas, flags), hints)
 
     def state_names(self, group: Group) -> tuple[str, ...]:
         """The two means."""
@@ -113,7 +116,7 @@ class RAdam(Optimizer):
         """One step of RAdam."""
         lr, eps = hyperparameter(group, "lr"), hyperparameter(group, "eps")
         beta1, beta2 = group["betas"]
-        steps = self.steps(group)
+        steps = self.steps(pairs[0][0])
         rectified, factor = _rectification(steps.to(f64), beta2)
         size = lr / (1.0 - beta1**steps)
         factor = factor.to(steps.dtype)
@@ -150,9 +153,10 @@ class Adamax(Optimizer):
         weight_decay: float = 0.0,
         *,
         maximize: bool = False,
+        **hints: Unpack[Hints],
     ) -> None:
         numbers = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, _defaults("Adamax", numbers, betas, {"maximize": maximize}))
+        super().__init__(params, _defaults("Adamax", numbers, betas, {"maximize": maximize}), hints)
 
     def state_names(self, group: Group) -> tuple[str, ...]:
         """The mean and the largest."""
@@ -167,7 +171,7 @@ class Adamax(Optimizer):
         """One step of Adamax."""
         eps = hyperparameter(group, "eps")
         beta1, beta2 = hyperparameter(group, "betas", 0), hyperparameter(group, "betas", 1)
-        size = hyperparameter(group, "lr") / (1.0 - beta1 ** self.steps(group))
+        size = hyperparameter(group, "lr") / (1.0 - beta1 ** self.steps(pairs[0][0]))
         for p, gradient in pairs:
             g = downhill(group, p, gradient)
             m, largest = self.state[p]["exp_avg"], self.state[p]["exp_inf"]

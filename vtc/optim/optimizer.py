@@ -1,9 +1,10 @@
 """What every optimizer shares: groups of parameters with their numbers, state, saving and loading.
 
-All state exists from the start, so a compiled step finds it: one 0-d f32 step counter on the device
-for the whole optimizer, and per parameter the tensors ``state_names`` asks for, zero at first. The
-numbers of a group (``lr`` ...) are read through ``hyperparameter``: inputs of a compiled step, so
-changing one does not recompile. ::
+All state exists from the start, so a compiled step finds it: per parameter the tensors
+``state_names`` asks for, zero at first, and per group one 0-d f32 step counter on the device. Who
+misses a step, for want of a gradient, gets a counter of its own then. The numbers of a group
+(``lr`` ...) are read through ``hyperparameter``: inputs of a compiled step, so changing one does
+not recompile. ::
 
     optimizer = vtc.optim.AdamW(
         [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], lr=3e-4
@@ -15,36 +16,68 @@ The state dict has PyTorch's form: ``{"state": {0: {"step": ..., ...}}, "param_g
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from vtc.errors import ArgumentError, GradientError
-from vtc.frontend import dispatch
+from vtc.errors import ArgumentError, CaptureError
+from vtc.frontend import devices, dispatch
 from vtc.frontend.dispatch import bump_epoch
 from vtc.frontend.dispatch import state as thread
-from vtc.frontend.functions.creation import full, full_like, zeros_like
+from vtc.frontend.functions.creation import as_tensor, full, full_like, zeros_like
 from vtc.frontend.hyper import hyperparameter
+from vtc.frontend.inputs import Restart
 from vtc.frontend.source import located
-from vtc.frontend.tensor import Tensor
+from vtc.frontend.tensor import Tensor, array_of, concrete_tensor
 from vtc.ir.dims import Size
 from vtc.ir.types import f32
+from vtc.optim.idle import say_idle
+from vtc.optim.options import told_apart, updating
 
 Params = Iterable[Tensor] | Iterable[Mapping[str, Any]] | Iterable[tuple[str, Tensor]]
 Pairs = Sequence[tuple[Tensor, Tensor]]
 
 
+class Hints(TypedDict, total=False):
+    """How PyTorch is to run an update: taken, and not needed. A compiled step has fused kernels and
+    hyperparameters that are inputs, and an eager one is the same ops.
+    """
+
+    foreach: bool | None
+    fused: bool | None
+    capturable: bool
+    differentiable: bool
+
+
 class Group(dict[str, Any]):
     """The parameters of a group and its options.
 
-    A number that stays a number is an input of compiled steps; any other change of an option may
-    change what a step computes, so compiled functions are told to look.
+    A number that stays a number is an input of compiled steps, whoever reads it there; any other
+    change of an option may change what a step computes, so compiled functions are told to look.
     """
 
+    own = False
+    """Whether the optimizer has a ``step`` of its own: then only ``lr`` is an input."""
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        if type(value) is not float or thread.capture is None:
+            return value
+        constant = key != "lr" if self.own else thread.capture.updating
+        return value if constant else hyperparameter(self, key)
+
     def __setitem__(self, key: str, value: Any) -> None:
+        """Set an option. CaptureError in a compiled step, which would set it while tracing only."""
         before = self.get(key)
+        if thread.capture is not None and key in self:
+            raise located(
+                CaptureError,
+                f"the option {key} of an optimizer is set in a compiled function: expected that "
+                "outside of it, where it compiles nothing again, since a step reads it anew",
+            )
         numbers = isinstance(before, float) and isinstance(value, (float, int))
         if not numbers or (before == 0) != (value == 0):
             bump_epoch()
@@ -56,22 +89,43 @@ class Group(dict[str, Any]):
             self[key] = value
 
 
-class Optimizer(ABC):
-    """Changes parameters by their gradients; a subclass says what it keeps and how it updates."""
+class Optimizer(ABC):  # noqa: B024 - a subclass has a step, or what step calls
+    """Changes parameters by their gradients.
 
-    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+    A subclass says what it keeps and how it updates (``state_names``, ``update``). Or it has a
+    ``step`` of its own, as in PyTorch, and puts into ``state[p]`` what it likes; there is nothing
+    at first, and a compiled step needs what it reads to be there: take one step outside before.
+    Of its options ``lr`` is an input of a compiled step, and others are constants.
+    """
+
+    def __init__(
+        self, params: Params, defaults: dict[str, Any], hints: Hints | None = None
+    ) -> None:
+        self._check_hints(hints or {})
         self.defaults = defaults
         self.param_groups: list[Group] = []
-        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        self.state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
+        self._own = type(self).step is not Optimizer.step and type(self).update is Optimizer.update
+        self._parted = 0  # how often parameters were given counters of their own
         groups = _groups(params)
         if not any(g["params"] for g in groups):
             raise located(ArgumentError, f"{type(self).__name__}: expected parameters, got none")
         for group in groups:
             self.add_param_group(group)
 
-    @abstractmethod
+    def _check_hints(self, hints: Mapping[str, Any]) -> None:
+        """TypeError for another name, as for any function; ArgumentError for ``differentiable``."""
+        name = type(self).__name__
+        if unknown := sorted(set(hints) - Hints.__optional_keys__):
+            raise TypeError(f"{name}.__init__() got an unexpected keyword argument {unknown[0]!r}")
+        if hints.get("differentiable"):
+            message = f"{name}: expected differentiable to be False"
+            raise located(ArgumentError, f"{message}; spell an update that gradients go through")
+
     def state_names(self, group: Group) -> tuple[str, ...]:
         """The tensors kept per parameter, besides ``step``."""
+        del group
+        return ()
 
     def state_shapes(self, p: Tensor, group: Group) -> dict[str, tuple[Size, ...]]:
         """What is kept of ``p`` besides ``step``, and the shapes: by default its own."""
@@ -87,23 +141,37 @@ class Optimizer(ABC):
         del name, group
         return 0.0
 
-    @abstractmethod
     def structure(self, group: Group) -> tuple[object, ...]:
         """The options on which it depends what operations an update is made of."""
+        return tuple([(k, told_apart(v)) for k, v in group.items() if k != "lr"])
 
-    @abstractmethod
     def update(self, group: Group, pairs: Pairs) -> None:
         """Write new values into the parameters and the state, given (parameter, gradient) pairs."""
+        raise located(ArgumentError, f"{type(self).__name__}: expected a method step or update")
 
     def __guards__(self) -> tuple[object, ...]:
         """What a compiled step depends on besides the values of tensors and numbers."""
-        return tuple(
-            (id(g), tuple(map(id, g["params"])), self.structure(g)) for g in self.param_groups
-        )
+        if self._own:
+            kept = (self.state.get(p, {}) for g in self.param_groups for p in g["params"])
+            states = [(k, told_apart(v)) for entry in kept for k, v in entry.items()]
+            own = [(k, told_apart(v)) for k, v in vars(self).items()]
+            return (*own, *map(self.structure, self.param_groups), *states)
+        if thread.capture is None:
+            return self._kept_apart()
+        with updating():
+            return self._kept_apart()
+
+    def _kept_apart(self) -> tuple[object, ...]:
+        groups = [
+            (id(g), tuple(map(id, g.get("params", ()))), self.structure(g))
+            for g in self.param_groups
+        ]
+        return (self._parted, id(self.state), *groups)
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add parameters with their own options; those not given are the optimizer's defaults."""
         group = Group({**self.defaults, **param_group})
+        group.own = self._own
         named = list(_named(group.pop("params"), type(self).__name__))
         tensors = [p for _, p in named]
         taken = {p for g in self.param_groups for p in g["params"]}
@@ -112,14 +180,18 @@ class Optimizer(ABC):
         group["params"] = tensors
         if any(name is not None for name, _ in named):
             group["param_names"] = [name for name, _ in named]
-        if tensors:  # one counter for all of them: few inputs, and a later group starts at 0
-            first = {"step": 0.0, **self.shared(group)}
-            place = tensors[0].device
-            numbers = {k: full((), v, dtype=f32, device=place) for k, v in first.items()}
-            for p in tensors:
-                self.state[p] = self._new_state(p, group, numbers)
+        if tensors and not self._own:
+            self._start(tensors, group)
         self.param_groups.append(group)
         bump_epoch()
+
+    def _start(self, params: Sequence[Tensor], group: Group) -> None:
+        """The state of ``params``, with one counter: few inputs, and a later group starts at 0."""
+        first = {"step": 0.0, **self.shared(group)}
+        place = params[0].device
+        numbers = {k: full((), v, dtype=f32, device=place) for k, v in first.items()}
+        for p in params:
+            self.state[p] = self._new_state(p, group, numbers)
 
     def _new_state(
         self, p: Tensor, group: Group, numbers: Mapping[str, Tensor]
@@ -133,13 +205,14 @@ class Optimizer(ABC):
             return full(shape, start, dtype=p.dtype, device=p.device)
         return full_like(p, start, requires_grad=False) if start else zeros_like(p)
 
-    def steps(self, group: Group) -> Tensor:
-        """How often parameters of ``group`` were updated: a 0-d tensor that they share."""
-        return self.number(group, "step")
+    def steps(self, p: Tensor) -> Tensor:
+        """How often ``p`` was updated: a 0-d tensor, shared with all that ``update`` is given."""
+        return self.number(p, "step")
 
-    def number(self, group: Group, name: str) -> Tensor:
-        """A 0-d tensor that the parameters of ``group`` share."""
-        return self.state[group["params"][0]][name]
+    def number(self, p: Tensor, name: str) -> Tensor:
+        """A 0-d tensor of ``shared``, for ``p`` and all that ``update`` is given."""
+        found: Tensor = self.state[p][name]
+        return found
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or make them zero."""
@@ -150,26 +223,63 @@ class Optimizer(ABC):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; returns what ``closure``, run first, returns.
 
-        GradientError if no parameter has a gradient.
+        Where none has one nothing happens, as in PyTorch, and a VtcWarning says so once.
         """
         loss = None
         if closure is not None:
             with dispatch.enable_grad():
                 loss = closure()
         self._name_state()
-        with dispatch.no_grad():
+        with dispatch.no_grad(), updating():
             work = [
                 (g, [(p, p.grad.detach()) for p in g["params"] if p.grad is not None])
                 for g in self.param_groups
             ]
             if not any(pairs for _, pairs in work):
-                raise located(GradientError, self._no_gradient())
+                say_idle(self, self.param_groups)
             for group, pairs in work:
                 if pairs:
                     self._complete(group)
-                    dispatch.write(self.steps(group), self.steps(group) + 1.0)
-                    self.update(group, pairs)
+                    self._part_from(group, [p for p, _ in pairs])
+                    self._update(group, pairs)
         return loss
+
+    def _update(self, group: Group, pairs: Pairs) -> None:
+        """Count and update, those together that share a counter."""
+        grads = dict(pairs)
+        for own in self._sharing(list(grads)):
+            steps = self.steps(own[0])
+            dispatch.write(steps, steps + 1.0)
+            self.update(group, [(p, grads[p]) for p in own])
+
+    def _sharing(self, params: Iterable[Tensor]) -> list[list[Tensor]]:
+        """``params`` by the counter that they share."""
+        found: dict[int, list[Tensor]] = {}
+        for p in params:
+            found.setdefault(id(self.steps(p)), []).append(p)
+        return list(found.values())
+
+    def _part_from(self, group: Group, stepping: Sequence[Tensor]) -> None:
+        """Give those that miss a step, which others of their counter take, a counter of their own.
+
+        A trace begins again: what it found is not what the next call will find.
+        """
+        counted = {id(self.steps(p)) for p in stepping}
+        late = [p for p in group["params"] if p not in set(stepping)]
+        late = [p for p in late if id(self.steps(p)) in counted]
+        for own in self._sharing(late):
+            self._part(group, own)
+        if late and thread.capture is not None:
+            raise Restart(self.steps(late[0])._storage)
+
+    def _part(self, group: Group, params: Sequence[Tensor]) -> None:
+        """Give ``params`` numbers of their own, as they are outside of any trace."""
+        for key in ("step", *self.shared(group)):
+            twin = _twin(self.number(params[0], key))
+            for p in params:
+                self.state[p][key] = twin
+        self._parted += 1
+        bump_epoch()
 
     def _complete(self, group: Group) -> None:
         """Make the state that options changed since, ``momentum`` for one, ask for."""
@@ -191,25 +301,15 @@ class Optimizer(ABC):
         named: dict[int, str] = thread.capture.named
         for i, group in enumerate(g for g in self.param_groups if g["params"]):
             for key in ("step", *self.shared(group)):
-                named[id(self.number(group, key))] = f"{key}_{i}" if i else key
+                named[id(self.number(group["params"][0], key))] = f"{key}_{i}" if i else key
         for p, entry in self.state.items():
             for key, tensor in entry.items():
                 named.setdefault(id(tensor), f"{named.get(id(p), 'parameter')}.{key}")
 
-    def _no_gradient(self) -> str:
-        group = self.param_groups[0]
-        p = group["params"][0]
-        known = thread.capture.named.get(id(p)) if thread.capture is not None else None
-        name = group.get("param_names", [known])[0]
-        what = f"parameter {name}" if name is not None else "the first parameter"
-        return (
-            f"{type(self).__name__}.step: no gradient reaches {what}: {p.type}, nor any other; "
-            "call backward() on a loss that depends on them first"
-        )
-
     def state_dict(self) -> dict[str, Any]:
         """State and options by the position of parameters, in PyTorch's form; shares memory."""
-        order = {p: i for i, p in enumerate(self.state)}
+        params = [p for g in self.param_groups for p in g["params"]]
+        order = {p: i for i, p in enumerate(params)}
         groups = [{**g, "params": [order[p] for p in g["params"]]} for g in self.param_groups]
         state = {order[p]: dict(entry) for p, entry in self.state.items()}
         return {"state": state, "param_groups": groups}
@@ -217,9 +317,8 @@ class Optimizer(ABC):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over state and options saved by this class here or in PyTorch; values are copied.
 
-        Where PyTorch's parameters counted different steps, the largest of a group counts; state
-        without a count, as of PyTorch's SGD, counts as one. ArgumentError if groups or shapes
-        differ, or the state is of another optimizer.
+        State without a count, as of PyTorch's SGD, counts as one step. ArgumentError if groups or
+        shapes differ, or the state is of another optimizer.
         """
         name = type(self).__name__
         saved = state_dict["param_groups"]
@@ -229,15 +328,31 @@ class Optimizer(ABC):
                 ArgumentError,
                 f"{name}.load_state_dict: expected groups of {own} parameters, got {sizes}",
             )
+        if self._own:
+            self._load_own(saved, state_dict["state"])
+            return
         entries = self._plan_load(saved, state_dict["state"])
         for group, options in zip(self.param_groups, saved, strict=True):
             group.update({k: v for k, v in options.items() if k != "params"})
-        counts = {p: float(e.get("step", 1.0)) if e else 0.0 for p, e in entries}
         with dispatch.no_grad():
-            for group in (g for g in self.param_groups if g["params"]):
-                self._load_numbers(group, counts, dict(entries))
+            for group in self.param_groups:
+                self._load_numbers(group, dict(entries))
             for p, entry in entries:
                 self._load(p, entry)
+        bump_epoch()
+
+    def _load_own(
+        self, saved: Sequence[Mapping[str, Any]], state: Mapping[int, Mapping[str, Any]]
+    ) -> None:
+        """Take over whatever was saved: tensors are copied to where their parameters are."""
+        self.state.clear()
+        for group, options in zip(self.param_groups, saved, strict=True):
+            group.update({k: v for k, v in options.items() if k != "params"})
+            for p, index in zip(group["params"], options["params"], strict=True):
+                for key, value in state.get(index, {}).items():
+                    is_array = hasattr(value, "__array__")
+                    new = as_tensor(value, device=p.device).clone() if is_array else value
+                    self.state[p][key] = new
         bump_epoch()
 
     def _plan_load(
@@ -265,23 +380,25 @@ class Optimizer(ABC):
                 entries.append((p, entry))
         return entries
 
-    def _load_numbers(
-        self,
-        group: Group,
-        counts: Mapping[Tensor, float],
-        entries: Mapping[Tensor, Mapping[str, Any]],
-    ) -> None:
-        """The numbers of the parameter that was updated most often count for its group."""
-        first = max(group["params"], key=lambda p: counts[p])
-        found = {**self.shared(group), **entries[first], "step": counts[first]}
-        for key in ("step", *self.shared(group)):
-            number = self.number(group, key)
-            dispatch.write(number, dispatch.constant(float(found[key]), f32, device=number.device))
+    def _load_numbers(self, group: Group, entries: Mapping[Tensor, Mapping[str, Any]]) -> None:
+        """Counters and the like: those that differ become tensors of their own."""
+        for sharing in self._sharing(group["params"]):
+            by_numbers: dict[tuple[float, ...], list[Tensor]] = {}
+            for p in sharing:
+                first = {"step": 1.0 if entries[p] else 0.0, **self.shared(group)}
+                found = tuple([float(entries[p].get(k, value)) for k, value in first.items()])
+                by_numbers.setdefault(found, []).append(p)
+            for k, (numbers, params) in enumerate(by_numbers.items()):
+                if k:
+                    self._part(group, params)
+                for key, value in zip(("step", *self.shared(group)), numbers, strict=True):
+                    number = self.number(params[0], key)
+                    dispatch.write(number, dispatch.constant(value, f32, device=number.device))
 
     def _load(self, p: Tensor, entry: Mapping[str, Any]) -> None:
         """Write into the tensors there are, so that compiled steps go on using them."""
         group = next(g for g in self.param_groups if any(q is p for q in g["params"]))
-        numbers = {key: self.number(group, key) for key in ("step", *self.shared(group))}
+        numbers = {key: self.number(p, key) for key in ("step", *self.shared(group))}
         fresh = self._new_state(p, group, numbers)
         own = self.state[p] = {k: self.state[p].get(k, new) for k, new in fresh.items()}
         for key, tensor in own.items():
@@ -299,6 +416,11 @@ class Optimizer(ABC):
             options = sorted((k, v) for k, v in group.items() if not k.startswith("param"))
             lines += [f"    {k}: {v}" for k, v in options]
         return "\n".join([*lines, ")"])
+
+
+def _twin(x: Tensor) -> Tensor:
+    """What ``x`` holds outside of any trace, in memory of its own."""
+    return concrete_tensor(devices.moved(devices.host(array_of(x)).copy(), x.device))
 
 
 def check_at_least(owner: str, low: float, **numbers: float) -> None:

@@ -5,13 +5,13 @@ optimizer = vtc.optim.RMSprop(model.parameters(), lr=1e-2, momentum=0.9, centere
 
 from __future__ import annotations
 
-from typing import final
+from typing import Unpack, final
 
 from vtc.errors import ArgumentError
 from vtc.frontend import dispatch
 from vtc.frontend.hyper import hyperparameter
 from vtc.frontend.source import located
-from vtc.optim.optimizer import Group, Optimizer, Pairs, Params, check_at_least, downhill
+from vtc.optim.optimizer import Group, Hints, Optimizer, Pairs, Params, check_at_least, downhill
 
 
 @final
@@ -33,6 +33,7 @@ class RMSprop(Optimizer):
         centered: bool = False,
         *,
         maximize: bool = False,
+        **hints: Unpack[Hints],
     ) -> None:
         numbers = {
             "lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay,
@@ -40,7 +41,7 @@ class RMSprop(Optimizer):
         }  # fmt: skip
         check_at_least("RMSprop", 0.0, **numbers)
         defaults = {k: float(v) for k, v in numbers.items()}
-        super().__init__(params, {**defaults, "centered": centered, "maximize": maximize})
+        super().__init__(params, {**defaults, "centered": centered, "maximize": maximize}, hints)
 
     def state_names(self, group: Group) -> tuple[str, ...]:
         """The mean square, and the mean and the buffer where options ask for them."""
@@ -87,6 +88,7 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         *,
         maximize: bool = False,
+        **hints: Unpack[Hints],
     ) -> None:
         numbers = {
             "lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay, "eps": eps,
@@ -94,7 +96,7 @@ class Adagrad(Optimizer):
         }  # fmt: skip
         check_at_least("Adagrad", 0.0, **numbers)
         super().__init__(
-            params, {**{k: float(v) for k, v in numbers.items()}, "maximize": maximize}
+            params, {**{k: float(v) for k, v in numbers.items()}, "maximize": maximize}, hints
         )
 
     def state_names(self, group: Group) -> tuple[str, ...]:
@@ -114,7 +116,7 @@ class Adagrad(Optimizer):
     def update(self, group: Group, pairs: Pairs) -> None:
         """One step of Adagrad."""
         eps, decay = hyperparameter(group, "eps"), hyperparameter(group, "lr_decay")
-        lr = hyperparameter(group, "lr") / (1.0 + (self.steps(group) - 1.0) * decay)
+        lr = hyperparameter(group, "lr") / (1.0 + (self.steps(pairs[0][0]) - 1.0) * decay)
         for p, gradient in pairs:
             g, total = downhill(group, p, gradient), self.state[p]["sum"]
             dispatch.write(total, (total + g * g).to(p.dtype))
@@ -134,13 +136,14 @@ class Adadelta(Optimizer):
         weight_decay: float = 0.0,
         *,
         maximize: bool = False,
+        **hints: Unpack[Hints],
     ) -> None:
         numbers = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
         check_at_least("Adadelta", 0.0, **numbers)
         if rho > 1.0:
             raise located(ArgumentError, f"Adadelta: expected rho <= 1, got {rho}")
         super().__init__(
-            params, {**{k: float(v) for k, v in numbers.items()}, "maximize": maximize}
+            params, {**{k: float(v) for k, v in numbers.items()}, "maximize": maximize}, hints
         )
 
     def state_names(self, group: Group) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vtc.errors import ArgumentError
+from vtc.errors import ArgumentError, CaptureError
+from vtc.frontend import dispatch
+from vtc.frontend.hyper import hyperparameter
 from vtc.frontend.source import located
 from vtc.optim.optimizer import Group, Optimizer
 
@@ -41,6 +43,15 @@ class LRScheduler(ABC):
         self.base_lrs = [g["initial_lr"] for g in optimizer.param_groups]
         self.last_epoch = last_epoch
         self.first_step()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if dispatch.is_capturing():
+            raise located(
+                CaptureError,
+                f"{type(self).__name__}: expected its step() outside of the compiled function, "
+                "whose calls would not take it; a new rate compiles nothing again",
+            )
+        super().__setattr__(name, value)
 
     @abstractmethod
     def get_lr(self) -> list[float]:
@@ -76,7 +87,7 @@ class LRScheduler(ABC):
 
     def get_last_lr(self) -> list[float]:
         """The rates in force."""
-        return [group["lr"] for group in self.optimizer.param_groups]
+        return [hyperparameter(group, "lr") for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed to go on; functions are not, so give the same ones again."""

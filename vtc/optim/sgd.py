@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Unpack, final
 
 from vtc.errors import ArgumentError
 from vtc.frontend import dispatch
@@ -10,7 +10,7 @@ from vtc.frontend.functions.comparison import where
 from vtc.frontend.hyper import hyperparameter
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
-from vtc.optim.optimizer import Group, Optimizer, Pairs, Params, check_at_least, downhill
+from vtc.optim.optimizer import Group, Hints, Optimizer, Pairs, Params, check_at_least, downhill
 
 
 @final
@@ -31,6 +31,7 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        **hints: Unpack[Hints],
     ) -> None:
         check_at_least("SGD", 0.0, lr=lr, momentum=momentum, weight_decay=weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
@@ -42,7 +43,7 @@ class SGD(Optimizer):
             "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay
         }  # fmt: skip
         defaults = {k: float(v) for k, v in numbers.items()}
-        super().__init__(params, {**defaults, "nesterov": nesterov, "maximize": maximize})
+        super().__init__(params, {**defaults, "nesterov": nesterov, "maximize": maximize}, hints)
 
     def state_names(self, group: Group) -> tuple[str, ...]:
         """One buffer where there is momentum."""
@@ -67,7 +68,7 @@ class SGD(Optimizer):
         added = g
         if group["dampening"] != 0:
             damped = (1.0 - hyperparameter(group, "dampening")) * g
-            added = where(self.steps(group) == 1.0, g, damped)
-        buffer = self.state[p]["momentum_buffer"]
+            added = where(self.steps(p) == 1.0, g, damped)
+        buffer: Tensor = self.state[p]["momentum_buffer"]
         dispatch.write(buffer, (momentum * buffer + added).to(p.dtype))
         return g + momentum * buffer if group["nesterov"] else buffer

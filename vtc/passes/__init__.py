@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vtc.ir.graph import Node
 from vtc.ir.ops.composite import Composite
-from vtc.ir.ops.control import After, Checkpoint, Gradient, StopGradient
+from vtc.ir.ops.control import After, Checkpoint, Custom, Gradient, StopGradient
 from vtc.passes.canonicalize import canonicalize
 from vtc.passes.cse import cse
 from vtc.passes.dce import dce
@@ -31,7 +31,7 @@ from vtc.passes.widen import widen
 def joint(node: Node, context: Context) -> str | None:
     """Gradients are spelled out."""
     del context
-    marks = isinstance(node.op, (Gradient, StopGradient, Checkpoint))
+    marks = isinstance(node.op, (Gradient, StopGradient, Checkpoint, Custom))
     return f"expected gradients to be taken by now, got {node.op}" if marks else None
 
 

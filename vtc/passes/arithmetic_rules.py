@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from vtc.ir.op import Op
 from vtc.ir.ops.activation import Dropout
-from vtc.ir.ops.control import StopGradient
+from vtc.ir.ops.control import Custom, StopGradient
 from vtc.ir.ops.elementwise import Abs, Add, Div, Maximum, Minimum, Mul, Neg, Pow, Sub
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.fill import Concat, Full, Pad
@@ -172,8 +172,8 @@ def where(op: Where, out: Expr, c: Expr, x: Expr, y: Expr) -> Expr | None:
     return source(c).where(y, x) if made_by(c, LogicalNot) else None
 
 
-@simplify(StopGradient)
-def stop_gradient(op: StopGradient, out: Expr, x: Expr) -> Expr | None:
+@simplify(StopGradient, Custom)
+def marks(op: StopGradient | Custom, out: Expr, x: Expr, *rest: Expr) -> Expr | None:
     """Nothing: gradients have been taken by now."""
     return x
 

@@ -18,7 +18,7 @@ from vtc.passes.pipeline import Context
 from vtc.passes.splice import each_graph
 
 RULES = (*view_rules.RULES, *arithmetic_rules.RULES)
-LATE = (*RULES, arithmetic_rules.stop_gradient)
+LATE = (*RULES, arithmetic_rules.marks)
 
 
 def canonicalize(program: Program, context: Context) -> Program:

@@ -20,7 +20,7 @@ from vtc.ir.ops.elementwise import Elementwise
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.fill import Full
 from vtc.ir.rules import Rewriter, Rule, rule
-from vtc.ir.types import Array, DType, TensorType
+from vtc.ir.types import Array, DType, TensorType, converted
 
 A = TypeVar("A", bound=Op)
 Simplification = Callable[..., Expr | None]
@@ -75,7 +75,7 @@ def computed(op: Elementwise, out: Expr, *inputs: Expr) -> Expr:
 
 def number(value: float | None, dtype: DType) -> Array:
     """A constant as an array without axes."""
-    return np.asarray(value).astype(dtype.numpy)
+    return converted(np.asarray(value), dtype.numpy)
 
 
 def _is_symbolic(type: TensorType) -> bool:

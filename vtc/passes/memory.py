@@ -10,7 +10,7 @@ nobody reads later and that its region reads only where it writes that result (:
 Values that are put one after another are parts of the slot of what they become. A slot lies in the
 memory of an output, or of the param that an output overwrites, or in the arena, where slots alive
 at one time do not overlap. Symbolic sizes are planned at their upper bound; those without one come
-last, one after the other.
+last, and share memory where one is certain to be the larger.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vtc.ir.types import TensorType
 from vtc.passes.cost import tensors, value
 from vtc.passes.nested import nested
 from vtc.passes.pipeline import Context
-from vtc.passes.slots import ALIGNMENT, Slot, aligned, bounded, pack
+from vtc.passes.slots import ALIGNMENT, Slot, bounded, pack, stack
 
 VAIN = 1.5
 """How much more memory, times how long, values may take to lie at once where they are joined."""
@@ -45,9 +45,7 @@ def memory(program: Program, context: Context) -> Program:
     del context
     layout = Layout(program).place()
     fixed, growing = bounded(layout.in_arena(), program.ranges)
-    top: Size = pack(fixed)
-    for slot in growing:
-        slot.at, top = top, top + aligned(slot.size)
+    stack(growing, pack(fixed), program.ranges)
     for p, param in enumerate(program.entry.params):
         layout.slots[param].at = -1 - len(program.entry.outputs) - p
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import accumulate
 from typing import final
 
@@ -107,6 +108,45 @@ def pack(slots: Sequence[tuple[Slot, int]]) -> int:
     for slot, _ in slots:
         slot.at = best[slot]
     return most or 0
+
+
+def stack(slots: Iterable[Slot], top: Size, ranges: Ranges) -> None:
+    """Give slots of unbounded size offsets from ``top`` on.
+
+    Slots that are not alive at one time share a block, where one is certain to be the larger.
+    """
+    blocks: list[_Block] = []
+
+    @cache
+    def fits(small: Size, large: Size) -> bool:
+        low = bounds(large - small, ranges)[0]
+        return low is not None and low >= 0
+
+    for slot in sorted(slots, key=lambda s: s.birth):
+        size = aligned(slot.size)
+        free = [b for b in blocks if b.death < slot.birth]
+        block = next((b for b in free if b.size == size), None)
+        block = block or next((b for b in free if fits(size, b.size)), None)
+        block = block or next((b for b in free if fits(b.size, size)), None)
+        if block is None:
+            blocks.append(block := _Block(size))
+        block.size = block.size if fits(size, block.size) else size
+        block.death = slot.death
+        block.slots.append(slot)
+    for block in blocks:
+        for slot in block.slots:
+            slot.at = top
+        top = top + block.size
+
+
+@final
+@dataclass(eq=False, slots=True)
+class _Block:
+    """Memory of slots that are in use one after the other, the last until ``death``."""
+
+    size: Size
+    death: int = -1
+    slots: list[Slot] = field(default_factory=list)
 
 
 _ORDERS: tuple[Callable[[tuple[Slot, int]], tuple[int, ...]], ...] = (

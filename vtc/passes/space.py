@@ -15,6 +15,7 @@ from typing import final
 
 from vtc.ir.dims import Size, product
 from vtc.ir.graph import Node
+from vtc.ir.ops.bitcast import Bitcast
 from vtc.ir.ops.elementwise import Elementwise
 from vtc.ir.ops.fill import Full, Iota, Pad, Triangle
 from vtc.ir.ops.flow import Flow
@@ -107,14 +108,27 @@ def _edge(
         if isinstance(node.op, Expand) and any(n != 1 for n in node.op.sizes):
             moved, repeats = moved or spread is not None, True
             spread = space(node.tensor.shape, node.op.axes)
-        elif not isinstance(node.op, (Reshape, Expand)):
-            moved, repeats = True, repeats or isinstance(node.op, Window)
+        elif not isinstance(node.op, (Reshape, Expand)) and not _only_dtype(node):
+            several = isinstance(node.op, Window) or _splits(node)
+            moved, repeats = True, repeats or several
         (node,) = node.inputs
     same = not moved and spread is None
     if picks is not None and spread is None and _only_reshapes(start, node):
         yield Edge(node, reader, picks=picks)
     else:
         yield Edge(node, reader, same, None if moved else spread, None, repeats)
+
+
+def _only_dtype(node: Node) -> bool:
+    """Whether ``node`` is its input, each element in another dtype."""
+    return isinstance(node.op, Bitcast) and node.tensor.shape == node.inputs[0].tensor.shape
+
+
+def _splits(node: Node) -> bool:
+    """Whether ``node`` shows each element of its input as several."""
+    if not isinstance(node.op, Bitcast):
+        return False
+    return node.op.dtype.itemsize < node.inputs[0].tensor.dtype.itemsize
 
 
 def _only_reshapes(node: Node, source: Node) -> bool:

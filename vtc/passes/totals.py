@@ -20,6 +20,7 @@ from typing import final
 
 from vtc.ir.graph import Node, users
 from vtc.ir.ops.batch import Lane
+from vtc.ir.ops.bitcast import Bitcast
 from vtc.ir.ops.contract import Matmul
 from vtc.ir.ops.elementwise import Add, Cast, Div, Elementwise, Mul, Neg, Sub
 from vtc.ir.ops.expr import Expr
@@ -141,6 +142,8 @@ class Totals:
     def _is_linear(self, node: Node) -> bool:
         """Whether the sum of ``node`` over steps is ``node`` of the sums of what is not steady."""
         match node.op:
+            case Bitcast():
+                return False
             case IndexMap() | Pad(value=0) | Concat() | Sum() | Add() | Sub() | Neg():
                 return not any(i in self.loop.steady for i in node.inputs)
             case Mul() | Matmul():

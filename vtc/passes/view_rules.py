@@ -14,6 +14,7 @@ import numpy as np
 
 from vtc.ir.dims import Size
 from vtc.ir.op import Op
+from vtc.ir.ops.bitcast import Bitcast
 from vtc.ir.ops.block import DynamicSlice, DynamicUpdate, SliceUpdate
 from vtc.ir.ops.contract import Matmul
 from vtc.ir.ops.elementwise import Cast, Elementwise
@@ -235,6 +236,20 @@ def cast_(op: Cast, out: Expr, x: Expr) -> Expr | None:
     return None
 
 
+@simplify(Bitcast)
+def bitcast(op: Bitcast, out: Expr, x: Expr) -> Expr | None:
+    """To the same dtype; of a bitcast."""
+    if x.dtype is op.dtype:
+        return x
+    if made_by(x, Bitcast):
+        first = source(x)
+        if first.tensor == out.tensor:
+            return first
+        same = first.dtype is not op.dtype and op.infer(first.tensor) == out.tensor
+        return first.apply(op) if same else None
+    return None
+
+
 def lossless(a: DType, b: DType) -> bool:
     """Whether every value of ``a`` is one of ``b``."""
     if a is b or a.kind == "bool":
@@ -329,6 +344,7 @@ def _same(a: float, b: float) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
+    bitcast,
     move_full,
     reshape,
     permute,

@@ -12,6 +12,7 @@ from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, random, special, view
 from vtc.frontend.functions.arguments import Value, axis, expect_tensor, own_axis
+from vtc.frontend.functions.once import once
 from vtc.frontend.functions.promotion import cast, to_float
 from vtc.frontend.source import located
 from vtc.ir.ops.activation import Gelu, LogSoftmax, Relu, Sigmoid, Silu, Softmax
@@ -63,9 +64,12 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """``input``, times ``negative_slope`` below 0."""
-    x = _kept(input, inplace)
-    out = _choose(comparison.gt(x, 0), x, elementwise.mul(x, negative_slope))
-    return _into(input, out, inplace)
+    return _into(input, _leaky(_kept(input, inplace), negative_slope), inplace)
+
+
+@once("leaky_relu")
+def _leaky(x: Tensor, slope: float) -> Tensor:
+    return _choose(comparison.gt(x, 0), x, elementwise.mul(x, slope))
 
 
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
@@ -75,27 +79,26 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """``input``, or ``alpha * (exp(input) - 1)`` below 0; its gradient at 0 is ``alpha``."""
-    x = _kept(input, inplace)
-    return _into(input, _bent(x, x, alpha, 1.0), inplace)
+    return _into(input, _bent(_kept(input, inplace), 1.0, alpha, 1.0), inplace)
 
 
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
     """A multiple of :func:`elu` under which a deep network keeps mean 0 and variance 1."""
     alpha, scale = 1.6732632423543772, 1.0507009873554805
-    x = _kept(input, inplace)
-    return _into(input, _bent(x, elementwise.mul(x, scale), alpha * scale, 1.0), inplace)
+    return _into(input, _bent(_kept(input, inplace), scale, alpha * scale, 1.0), inplace)
 
 
 def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """``input``, or ``alpha * (exp(input / alpha) - 1)`` below 0."""
     if alpha == 0:
         raise located(ArgumentError, "celu: expected alpha other than 0, got 0")
-    x = _kept(input, inplace)
-    return _into(input, _bent(x, x, alpha, 1 / alpha), inplace)
+    return _into(input, _bent(_kept(input, inplace), 1.0, alpha, 1 / alpha), inplace)
 
 
-def _bent(input: Tensor, above: Tensor, factor: float, rate: float) -> Tensor:
-    """``above`` where ``input > 0``, else ``factor * (exp(rate * input) - 1)``."""
+@once("elu")
+def _bent(input: Tensor, scale: float, factor: float, rate: float) -> Tensor:
+    """``scale * input`` where ``input > 0``, else ``factor * (exp(rate * input) - 1)``."""
+    above = input if scale == 1 else elementwise.mul(input, scale)
     low = comparison.le(input, 0)
     below = _choose(low, input, 0)  # never overflows, so no NaN gradient
     below = below if rate == 1 else elementwise.mul(below, rate)
@@ -136,6 +139,7 @@ def rrelu(
     return _into(input, out, inplace)
 
 
+@once("softplus")
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """``log(1 + exp(beta * input)) / beta``; ``input`` where ``beta * input > threshold``."""
     x = elementwise.mul(input, beta)
@@ -144,6 +148,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     return _choose(comparison.gt(x, threshold), input, elementwise.div(smooth, beta))
 
 
+@once("logsigmoid")
 def logsigmoid(input: Tensor) -> Tensor:
     """``log(sigmoid(input))`` without overflow."""
     small = elementwise.exp(elementwise.neg(elementwise.abs(input)))
@@ -152,8 +157,12 @@ def logsigmoid(input: Tensor) -> Tensor:
 
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """``input * tanh(softplus(input))``."""
-    x = _kept(input, inplace)
-    return _into(input, elementwise.mul(x, elementwise.tanh(softplus(x))), inplace)
+    return _into(input, _mish(_kept(input, inplace)), inplace)
+
+
+@once("mish")
+def _mish(x: Tensor) -> Tensor:
+    return elementwise.mul(x, elementwise.tanh(softplus(x)))
 
 
 def softsign(input: Tensor) -> Tensor:
@@ -172,14 +181,22 @@ def hardtanh(
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """``input / 6 + 1 / 2`` clamped to ``[0, 1]``."""
-    return _into(input, elementwise.div(relu6(elementwise.add(input, 3)), 6), inplace)
+    return _into(input, _share(input), inplace)
+
+
+@once("hardsigmoid")
+def _share(x: Tensor) -> Tensor:
+    return elementwise.div(relu6(elementwise.add(x, 3)), 6)
 
 
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """``input`` times :func:`hardsigmoid` of it."""
-    x = _kept(input, inplace)
-    share = relu6(elementwise.add(x, 3))
-    return _into(input, elementwise.div(elementwise.mul(x, share), 6), inplace)
+    return _into(input, _hardswish(_kept(input, inplace)), inplace)
+
+
+@once("hardswish")
+def _hardswish(x: Tensor) -> Tensor:
+    return elementwise.div(elementwise.mul(x, relu6(elementwise.add(x, 3))), 6)
 
 
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:

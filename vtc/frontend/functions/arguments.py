@@ -102,6 +102,15 @@ def place(device: Where) -> Device:
     return devices.resolve(dispatch.default_device() if device is None else device)
 
 
+def expect_chances(name: str, what: str, x: Tensor) -> None:
+    """ArgumentError unless all of ``x`` is in [0, 1]. Compiled functions and GPUs do not look."""
+    if dispatch.is_capturing() or x.is_cuda:
+        return
+    chances = x.detach().numpy()
+    if not ((chances >= 0) & (chances <= 1)).all():
+        raise located(ArgumentError, f"{name}: expected {what} in [0, 1]")
+
+
 def flat(values: Sequence[Any]) -> tuple[Any, ...]:
     """``((a, b),)`` and ``(a, b)`` both as ``(a, b)``: what PyTorch takes as varargs."""
     if len(values) == 1 and isinstance(values[0], Iterable) and not is_tensor(values[0]):

@@ -202,12 +202,15 @@ def _bitwise(op: Elementwise, name: str, *values: Value) -> Tensor:
 
 
 def where(condition: Tensor, input: Value | None = None, other: Value | None = None) -> Any:
-    """``input`` where ``condition`` (bool) is true, else ``other``; without both, its indices."""
+    """``input`` where ``condition`` (bool) is true, else ``other``.
+
+    Without both, the places where ``condition``, of any dtype, is not zero: one index per axis.
+    """
     expect_tensor("where", "condition", condition)
-    if condition.type.dtype is not bool_:
-        raise located(TypeCheckError, f"where: expected a bool condition, got {condition.type}")
     if input is None and other is None:
         return condition.nonzero(as_tuple=True)
+    if condition.type.dtype is not bool_:
+        raise located(TypeCheckError, f"where: expected a bool condition, got {condition.type}")
     if input is None or other is None:
         raise located(ArgumentError, "where: expected both input and other, got one")
     dtype = result_type(input, other)

@@ -17,6 +17,7 @@ from vtc.frontend.autocast import narrowed
 from vtc.frontend.functions import view
 from vtc.frontend.functions.arguments import Value, expect_tensor
 from vtc.frontend.functions.elementwise import add, mul, scaled
+from vtc.frontend.functions.once import once
 from vtc.frontend.functions.promotion import cast, common_shape, expand_to
 from vtc.frontend.functions.reduce import sum
 from vtc.frontend.source import located
@@ -89,12 +90,15 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
 
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """Every product of an element of one vector with one of the other."""
-    expect_tensor("outer", "vec2", vec2)
-    expect_tensor("outer", "input", input)
-    if input.type.rank != 1 or vec2.type.rank != 1:
-        got = f"got {input.type} and {vec2.type}"
-        raise located(TypeCheckError, f"outer: expected two vectors, {got}")
-    return mul(view.unsqueeze(input, 1), vec2)
+    return mul(*_column_and_row("outer", input, vec2))
+
+
+def _column_and_row(name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """``x`` as a column, and ``y``. TypeCheckError unless they are vectors."""
+    a, b = _typed(name, x, y)
+    if a.rank != 1 or b.rank != 1:
+        raise located(TypeCheckError, f"{name}: expected two vectors, got {a} and {b}")
+    return view.unsqueeze(x, 1), y
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -189,16 +193,26 @@ def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Value = 1, alpha: Va
 
 def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Value = 1, alpha: Value = 1) -> Tensor:
     """``beta * input + alpha * outer(vec1, vec2)``."""
-    return add(scaled(input, beta), outer(vec1, vec2), alpha=alpha)
+    return _plus_outer(input, *_column_and_row("addr", vec1, vec2), beta, alpha)
+
+
+@once("addr")
+def _plus_outer(x: Tensor, column: Tensor, row: Tensor, beta: Value, alpha: Value) -> Tensor:
+    return add(scaled(x, beta), mul(column, row), alpha=alpha)
 
 
 def addbmm(
     input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Value = 1, alpha: Value = 1
 ) -> Tensor:
     """``beta * input + alpha * (batch1 @ batch2).sum(0)``."""
-    products = bmm(batch1, batch2)
-    total = sum(products, 0, dtype=products.type.dtype)
-    return add(scaled(narrowed(input), beta), total, alpha=alpha)
+    _batches("addbmm", batch1, batch2)
+    x, y = batch1.type, batch2.type
+    if x.shape[2] != y.shape[1]:
+        raise located(TypeCheckError, f"addbmm: inner dims differ: {x} @ {y}")
+    inner = x.shape[0] * x.shape[2]  # the sum is over batches too: it is one product
+    rows = view.reshape(view.permute(batch1, (1, 0, 2)), (x.shape[1], inner))
+    columns = view.reshape(batch2, (inner, y.shape[2]))
+    return addmm(input, rows, columns, beta=beta, alpha=alpha)
 
 
 def _typed(name: str, input: Tensor, other: Tensor) -> tuple[TensorType, TensorType]:

@@ -19,7 +19,7 @@ from vtc.frontend.functions.promotion import cast, checked, number, plain
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, Sym, floordiv
 from vtc.ir.ops.fill import Iota
-from vtc.ir.types import Array, DType, bool_, c64, c128, dtype_of, f64, i64
+from vtc.ir.types import Array, DType, bool_, c64, c128, converted, dtype_of, f64, i64
 from vtc.runtime.dlpack import taken
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _array(data: Any, dtype: DType | None) -> Array:
     if whole and not _fits(array, want):
         raise located(TypeCheckError, f"tensor: a value does not fit {want}")
     with np.errstate(over="ignore"):  # what is too large is infinite
-        return array.astype(want.numpy)
+        return converted(array, want.numpy)
 
 
 def _plain(data: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions.arguments import Value, expect_tensor, is_tensor
+from vtc.frontend.functions.once import inexact, once
 from vtc.frontend.functions.promotion import (
     cast,
     meet,
@@ -56,7 +57,7 @@ from vtc.ir.types import DType, bool_
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
 
-_ADD, _SUB, _MUL, _NEG = Add(), Sub(), Mul(), Neg()
+_ADD, _SUB, _MUL, _DIV, _NEG = Add(), Sub(), Mul(), Div(), Neg()
 
 
 # arithmetic
@@ -65,11 +66,16 @@ _ADD, _SUB, _MUL, _NEG = Add(), Sub(), Mul(), Neg()
 def add(input: Value, other: Value, *, alpha: Value = 1) -> Tensor:
     """``input + alpha * other``; two bool tensors give their logical or."""
     if type(alpha) is not int or alpha != 1:
-        other = scaled(other, alpha)
+        return _plus(input, other, alpha=alpha)
     found = dispatch.shortcut(_ADD, input, other)
     if found is not None:
         return found
     return promoted(LogicalOr() if result_type(input, other) is bool_ else _ADD, input, other)
+
+
+@once("add")
+def _plus(input: Value, other: Value, *, alpha: Value) -> Tensor:
+    return add(input, _times(input, other, alpha))
 
 
 def sub(input: Value, other: Value, *, alpha: Value = 1) -> Tensor:
@@ -79,28 +85,59 @@ def sub(input: Value, other: Value, *, alpha: Value = 1) -> Tensor:
     if found is not None:
         return found
     _no_bools("sub", "`-` of two bools is not supported, use `^` or logical_xor", input, other)
-    return promoted(_SUB, input, scaled(other, alpha))
+    return promoted(_SUB, input, other) if one else _minus(input, other, alpha=alpha)
+
+
+@once("sub")
+def _minus(input: Value, other: Value, *, alpha: Value) -> Tensor:
+    return promoted(_SUB, input, _times(input, other, alpha))
+
+
+def _times(input: Value, other: Value, alpha: Value) -> Value:
+    """``alpha * other``, to be added to ``input``: what of it is a float is so in the sum."""
+    if is_tensor(alpha) or not isinstance(alpha, float):
+        return scaled(other, alpha)
+    dtype = result_type(input, other)
+    if dtype.kind in ("bool", "int"):
+        raise located(ArgumentError, f"expected an integer factor for integers, got {alpha}")
+    if not is_tensor(other):
+        product: Value = plain(other) * alpha
+        return product
+    return scaled(cast(other, dtype) if other.type.dtype.kind in ("bool", "int") else other, alpha)
 
 
 def mul(input: Value, other: Value) -> Tensor:
     """``input * other``; two bool tensors give their logical and."""
+    if inexact(input, other) or inexact(other, input):
+        return _product(input, other)
     found = dispatch.shortcut(_MUL, input, other)
     if found is not None:
         return found
     return promoted(LogicalAnd() if result_type(input, other) is bool_ else _MUL, input, other)
 
 
+@once("mul")
+def _product(input: Value, other: Value) -> Tensor:
+    return pointwise(_MUL, input, other)
+
+
 def div(input: Value, other: Value, *, rounding_mode: str | None = None) -> Tensor:
     """``input / other``; ``rounding_mode`` "floor" or "trunc" rounds, and keeps integers."""
     match rounding_mode:
         case None:
-            return pointwise(Div(), input, other)
+            numbers = inexact(input, other) or inexact(other, input)
+            return _quotient(input, other) if numbers else pointwise(_DIV, input, other)
         case "floor":
             return floor_divide(input, other)
         case "trunc":
             return _divide_trunc(input, other)
     want = "expected rounding_mode None, 'trunc' or 'floor'"
     raise located(ArgumentError, f"div: {want}, got {rounding_mode!r}")
+
+
+@once("div")
+def _quotient(input: Value, other: Value) -> Tensor:
+    return pointwise(_DIV, input, other)
 
 
 def true_divide(input: Value, other: Value) -> Tensor:
@@ -205,7 +242,7 @@ def abs(input: Tensor) -> Tensor:
 
 
 def sign(input: Tensor) -> Tensor:
-    """-1, 0 or 1, as the sign is."""
+    """-1, 0 or 1, as the sign is; of NaN 0."""
     expect_tensor("sign", "input", input)
     return input.clone() if input.type.dtype is bool_ else pointwise(Sign(), input)
 
@@ -234,6 +271,11 @@ def _exact(x: Tensor, dtype: DType) -> Tensor:
 
 def lerp(input: Tensor, end: Tensor, weight: Value) -> Tensor:
     """``input + weight * (end - input)``, exact at weights 0 and 1 given as numbers."""
+    return _between(input, end, weight)
+
+
+@once("lerp")
+def _between(input: Tensor, end: Tensor, weight: Value) -> Tensor:
     if not is_tensor(weight) and plain(weight) >= 0.5:
         return sub(end, mul(sub(end, input), 1 - plain(weight)))
     return add(input, mul(sub(end, input), weight))
@@ -305,11 +347,13 @@ def log(input: Tensor) -> Tensor:
     return pointwise(Log(), input)
 
 
+@once("log2")
 def log2(input: Tensor) -> Tensor:
     """The logarithm to base 2."""
     return mul(log(input), 1.0 / math.log(2.0))
 
 
+@once("log10")
 def log10(input: Tensor) -> Tensor:
     """The logarithm to base 10."""
     return mul(log(input), 1.0 / math.log(10.0))
@@ -377,7 +421,11 @@ def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     """The nearest integer, halves to even; ``decimals`` digits after the point."""
     if decimals == 0:
         return _rounded(Round(), input)
-    scale = 10.0**decimals
+    return _at_digit(input, 10.0**decimals)
+
+
+@once("round")
+def _at_digit(input: Tensor, scale: float) -> Tensor:
     return div(_rounded(Round(), mul(input, scale)), scale)
 
 

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from vtc.errors import TypeCheckError
-from vtc.frontend import dispatch
+from vtc.frontend import dispatch, layout
 from vtc.frontend.functions import activation, comparison, elementwise, index, rearrange, subscript
 from vtc.frontend.functions.arguments import Value, expect_tensor, is_tensor
 from vtc.frontend.functions.promotion import assign, cast, checked, expand_to, number
@@ -57,14 +57,23 @@ def copy_(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
 
 
 def fill_(input: Tensor, value: Value) -> Tensor:
-    """Overwrite ``input`` with the number ``value``."""
-    type = input.type
+    """Overwrite ``input`` with ``value``; with a number it may show an element more than once."""
     if is_tensor(value):
         if value.type.rank:
             raise located(TypeCheckError, f"fill_: expected a 0-d value, got {value.type}")
         return copy_(input, value)
-    fill = checked("fill_", value, type.dtype)
-    return dispatch.write(input, number(fill, type.dtype, type.shape))
+    fill = checked("fill_", value, input.type.dtype)
+    each = _once(input)
+    dispatch.write(each, number(fill, each.type.dtype, each.type.shape))
+    return input
+
+
+def _once(x: Tensor) -> Tensor:
+    """``x``, or the part of it that shows each of its elements once."""
+    if x._array is not None and x._array.flags.writeable:
+        return x
+    steps = layout.steps(x)
+    return x if all(steps) else x[tuple([slice(None) if n else slice(0, 1) for n in steps])]
 
 
 def zero_(input: Tensor) -> Tensor:

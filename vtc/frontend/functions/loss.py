@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import activation, comparison, contract, elementwise, reduce, view
-from vtc.frontend.functions.arguments import expect_tensor, is_tensor, own_axis
+from vtc.frontend.functions.arguments import expect_chances, expect_tensor, is_tensor, own_axis
 from vtc.frontend.functions.creation import full_like
 from vtc.frontend.functions.promotion import cast, common_shape, expand_to, result_type
 from vtc.frontend.source import located
@@ -216,6 +216,9 @@ def binary_cross_entropy(
 ) -> Tensor:
     """The cross-entropy of probabilities ``input`` with ``target``, of one shape; logarithms count
     as at least -100.
+
+    ArgumentError unless both are in [0, 1]; a compiled function does not look at them, and NaN
+    comes of an ``input`` outside.
     """
     expect_tensor("binary_cross_entropy", "input", input)
     expect_tensor("binary_cross_entropy", "target", target)
@@ -223,6 +226,8 @@ def binary_cross_entropy(
     if input.type.shape != target.type.shape:
         got = f"got {input.type} and {target.type}"
         raise located(TypeCheckError, f"binary_cross_entropy: expected tensors of one shape, {got}")
+    expect_chances("binary_cross_entropy", "input", input)
+    expect_chances("binary_cross_entropy", "target", target)
     dtype = result_type(input, target)
     loss = dispatch.apply(BinaryCrossEntropy(), cast(input, dtype), cast(target, dtype))
     return reduced(loss if weight is None else elementwise.mul(loss, weight), reduction)

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numpy as np
+
 from vtc.frontend.functions import (
     activation,
     casts,
@@ -47,12 +49,16 @@ V = TypeVar("V")
 
 
 def operator(function: Callable[[Tensor, V], Tensor]) -> Callable[[Tensor, V], Tensor]:
-    """``function`` as Python's operator: other types may know what to do with a tensor."""
+    """``function`` as Python's operator: other types may know what to do with a tensor.
+
+    A NumPy array is a tensor over its memory.
+    """
 
     @wraps(function)
     def apply(self: Tensor, other: V) -> Tensor:
-        known = is_tensor(other) or is_number(other)
-        return function(self, other) if known else NotImplemented
+        if is_tensor(other) or is_number(other):
+            return function(self, other)
+        return function(self, _of_array(other)) if _is_array(other) else NotImplemented
 
     return apply
 
@@ -62,9 +68,27 @@ def reflected(function: Callable[[Number, Tensor], Tensor]) -> Callable[[Tensor,
 
     @wraps(function)
     def apply(self: Tensor, other: Number) -> Tensor:
-        return function(other, self) if is_number(other) else NotImplemented
+        if is_number(other):
+            return function(other, self)
+        return function(_of_array(other), self) if _is_array(other) else NotImplemented
 
     return apply
+
+
+def _is_array(other: Any) -> bool:
+    return isinstance(other, np.ndarray)
+
+
+def _of_array(array: Any) -> Any:
+    return creation.as_tensor(array)
+
+
+def _rmatmul(self: Tensor, other: object) -> Tensor:
+    """``other @ self`` of a NumPy array."""
+    return contract.matmul(_of_array(other), self) if _is_array(other) else NotImplemented
+
+
+_eq, _ne = operator(comparison.eq), operator(comparison.ne)
 
 
 def _where(input: Tensor, condition: Tensor, other: Value) -> Tensor:
@@ -113,6 +137,7 @@ class TensorMethods(OrderMethods, MathMethods, StructureMethods, NamedMethods):
     __rpow__ = reflected(elementwise.pow)
     __ipow__ = inplace.pow_
     __matmul__ = operator(contract.matmul)
+    __rmatmul__ = _rmatmul
     __and__ = operator(comparison.bitwise_and)
     __rand__ = reflected(comparison.bitwise_and)
     __iand__ = inplace.bitwise_and_
@@ -140,14 +165,10 @@ class TensorMethods(OrderMethods, MathMethods, StructureMethods, NamedMethods):
     __setitem__ = subscript.setitem
 
     def __eq__(self, other: object) -> Any:
-        if not is_tensor(other) and not is_number(other):
-            return NotImplemented
-        return comparison.eq(cast("Tensor", self), cast("Number", other))
+        return _eq(cast("Tensor", self), cast("Number", other))
 
     def __ne__(self, other: object) -> Any:
-        if not is_tensor(other) and not is_number(other):
-            return NotImplemented
-        return comparison.ne(cast("Tensor", self), cast("Number", other))
+        return _ne(cast("Tensor", self), cast("Number", other))
 
     __hash__ = object.__hash__
 

@@ -245,6 +245,8 @@ def _as(value: Any, dtype: DType) -> Any:
 def _integer(value: Any, dtype: DType) -> int:
     if isinstance(value, complex) or not math.isfinite(value):
         raise located(TypeCheckError, f"{value} does not fit {dtype}")
+    if not -(2**63) <= value < 2**63:
+        raise located(TypeCheckError, f"{value} does not fit {i64}")
     return int(value)
 
 

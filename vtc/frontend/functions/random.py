@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -19,7 +21,15 @@ import numpy as np
 from vtc.errors import ArgumentError, DeviceError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, rearrange, reduce, view
-from vtc.frontend.functions.arguments import Value, Where, expect_tensor, is_tensor, place, shape
+from vtc.frontend.functions.arguments import (
+    Value,
+    Where,
+    expect_chances,
+    expect_tensor,
+    is_tensor,
+    place,
+    shape,
+)
 from vtc.frontend.functions.promotion import assign, cast, common_shape, expand_to, plain
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, floordiv, product
@@ -52,16 +62,21 @@ class Generator:
         if self._state is None:
             # Made on first use; where that is in a trace, it still is no value of the trace.
             tracing, dispatch.state.capture = dispatch.state.capture, None
-            self._state = dispatch.from_array(_start(self._seed), device=self.device)
+            try:
+                self._state = dispatch.from_array(_start(self._seed), device=self.device)
+            finally:
+                dispatch.state.capture = tracing
             assert self._state._storage is not None
             self._state._storage.born = -1  # as old as the generator, or older
-            dispatch.state.capture = tracing
         return self._state
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream of ``seed``, any 64-bit integer."""
-        if not -(2**63) <= seed < 2**64:
-            raise located(ArgumentError, f"manual_seed: expected a 64-bit integer, got {seed}")
+        if not isinstance(seed, int | np.integer) or not -(2**63) <= seed < 2**64:
+            raise located(ArgumentError, f"manual_seed: expected a 64-bit integer, got {seed!r}")
+        seed = int(seed)
+        if dispatch.state.capture is not None:
+            dispatch.state.capture.changed.note(self, "_seed")
         self._seed = seed
         self.set_state(dispatch.from_array(_start(seed), device=self.device))
         return self
@@ -73,20 +88,29 @@ class Generator:
         return seed
 
     def initial_seed(self) -> int:
-        """The seed last set."""
-        return self._seed
+        """The seed last set, or that of the state last set."""
+        if self._state is None or dispatch.state.capture is not None:
+            return self._seed
+        return int(self._state[0].item()) % 2**64
 
     def get_state(self) -> Tensor:
         """A copy of the state."""
         return self.state.clone()
 
-    def set_state(self, new_state: Tensor) -> None:
+    def clone_state(self) -> Generator:
+        """A generator that draws what this one will, and leaves it as it is."""
+        made = Generator(self.device)
+        made._seed = self._seed
+        return made.set_state(self.get_state())
+
+    def set_state(self, new_state: Tensor) -> Generator:
         """Go on from a state that :meth:`get_state` returned."""
         state = self.state
         if not is_tensor(new_state) or new_state.type != state.type:
             got = new_state.type if is_tensor(new_state) else type(new_state).__name__
             raise located(TypeCheckError, f"set_state: expected {state.type}, got {got}")
         dispatch.write(state, new_state.to(state.device))
+        return self
 
     def state_dict(self) -> dict[str, Any]:
         """The seed and the state, for a checkpoint."""
@@ -98,7 +122,7 @@ class Generator:
         self.set_state(state_dict["state"])
 
     def __repr__(self) -> str:
-        return f"Generator(device={str(self.device)!r}, seed={self._seed})"
+        return f"Generator(device={str(self.device)!r}, seed={self.initial_seed()})"
 
 
 def _start(seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -150,10 +174,43 @@ def set_rng_state(new_state: Tensor) -> None:
     default_generator().set_state(new_state)
 
 
+@contextmanager
+def fork_rng(
+    devices: Iterable[Where | int] | None = None, enabled: bool = True, *, device_type: str = "cuda"
+) -> Iterator[None]:
+    """A block after which the default generators go on as if nothing had been drawn in it.
+
+    ``devices``: those besides the CPU, a number is one of ``device_type``; by default all that were
+    used. With ``enabled`` False the block is like any other.
+    """
+    global _seed
+    if not enabled:
+        yield
+        return
+    named = [Device(device_type, d) if isinstance(d, int) else d for d in devices or ()]
+    places = ["cpu", *(_defaults if devices is None else named)]
+    kept = list(dict.fromkeys([default_generator(p) for p in places]))
+    states = [(g.initial_seed(), g.get_state()) for g in kept]
+    before = _seed
+    try:
+        yield
+    finally:
+        _seed = before
+        for generator, (own, state) in zip(kept, states, strict=True):
+            generator.set_state(state)
+            generator._seed = own
+        for generator in _defaults.values() if devices is None else ():
+            if generator not in kept:
+                generator.manual_seed(before)
+
+
 def draw(
     op: Op, count: Size, generator: Generator | None, device: Where, *inputs: Tensor
 ) -> Tensor:
     """``op`` on ``inputs`` and the state, which then moves on by ``count`` numbers."""
+    if not isinstance(generator, Generator | None):
+        got = type(generator).__name__
+        raise located(ArgumentError, f"{op.name}: expected a Generator, got {got}")
     source = generator or default_generator(device)
     if device is not None and source.device != place(device):
         want, got = place(device), source.device
@@ -223,7 +280,7 @@ def normal(
     dtype = given[0].type.dtype if given else dispatch.default_dtype()
     where = given[0].device if given else None
     noise = _normal(sizes, dtype, generator, where)
-    return elementwise.add(elementwise.mul(noise, std), mean)
+    return cast(_spread(noise, std, mean), dtype)
 
 
 def uniform_(
@@ -233,7 +290,7 @@ def uniform_(
     if start > to:
         raise located(ArgumentError, f"uniform_: expected start <= to, got {start} and {to}")
     found = rand_like(input, generator=generator)
-    return assign("uniform_", input, elementwise.add(elementwise.mul(found, to - start), start))
+    return assign("uniform_", input, _spread(found, to - start, start))
 
 
 def normal_(
@@ -243,7 +300,21 @@ def normal_(
     if std < 0:
         raise located(ArgumentError, f"normal_: expected std >= 0, got {std}")
     found = randn_like(input, generator=generator)
-    return assign("normal_", input, elementwise.add(elementwise.mul(found, std), mean))
+    return assign("normal_", input, _spread(found, std, mean))
+
+
+def _spread(drawn: Tensor, scale: Value, start: Value) -> Tensor:
+    """``drawn * scale + start`` in f64, to be rounded once: a kernel may merge the two, NumPy does
+    not, and the bits are to be the same. They are, since a product of f32 is exact.
+    """
+    if drawn.type.dtype is not f64:
+        scale = cast(scale, f32) if is_tensor(scale) else _single(scale)
+    return elementwise.add(elementwise.mul(cast(drawn, f64), scale), start)
+
+
+def _single(number: Value) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(plain(number)))
 
 
 def _uniform(
@@ -329,8 +400,12 @@ def _bits(sizes: tuple[Size, ...], generator: Generator | None, device: Where) -
 
 
 def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
-    """1 with the probability that ``input`` gives, else 0."""
+    """1 with the probability that ``input`` gives, else 0.
+
+    ArgumentError unless all are in [0, 1]; a compiled function does not look at them.
+    """
     expect_tensor("bernoulli", "input", input)
+    expect_chances("bernoulli", "probabilities", input)
     dtype = _floating("bernoulli", input.type.dtype)
     number = _uniform(input.type.shape, f64 if dtype is f64 else f32, generator, input.device)
     return cast(comparison.lt(number, input), dtype)
@@ -363,9 +438,12 @@ def multinomial(
         raise located(
             TypeCheckError, f"multinomial: expected [n] or [rows, n] and num_samples >= 1, {got}"
         )
+    if not replacement and num_samples > (count := input.shape[-1]):
+        message = f"multinomial: expected {num_samples} weights in each row, got {count}"
+        raise located(ArgumentError, f"{message}; or replacement=True")
     if not dispatch.is_capturing():
         _check_weights(input, num_samples, replacement)
-    scores = elementwise.log(cast(input.detach(), f32))
+    scores = elementwise.log(cast(input.detach(), f64))
     if replacement:
         every = (*type.shape[:-1], num_samples, type.shape[-1])
         spread = expand_to("multinomial", view.unsqueeze(scores, -2), every)
@@ -382,7 +460,7 @@ def multinomial(
 
 
 def _noisy(scores: Tensor, generator: Generator | None) -> Tensor:
-    number = _uniform(scores.type.shape, f32, generator, scores.device)
+    number = cast(_uniform(scores.type.shape, f32, generator, scores.device), f64)
     # An exponential number; bounded below, since a score of -inf must never win.
     wait = elementwise.clamp(
         elementwise.neg(elementwise.log(elementwise.sub(1, number))), min=1e-30

@@ -33,7 +33,7 @@ from vtc.ir.ops.fill import Concat, Iota, Pad, Tril, Triu
 from vtc.ir.ops.index import Index
 from vtc.ir.ops.scan import Cumsum
 from vtc.ir.ops.sort import Searchsorted
-from vtc.ir.ops.view import Flip
+from vtc.ir.ops.view import Flip, Reshape
 from vtc.ir.types import DType, i32, i64
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
     spread = [s for n in shape for s in (1, n)]
     filled = [s for t, n in zip(times, shape, strict=True) for s in (t, n)]
     x = expand_to("repeat", view.reshape(input, spread), filled)
-    return view.reshape(x, [t * n for t, n in zip(times, shape, strict=True)])
+    whole = tuple([t * n for t, n in zip(times, shape, strict=True)])
+    return dispatch.apply(Reshape(whole), x)  # no view: it can be written
 
 
 def tile(input: Tensor, *dims: Any) -> Tensor:
@@ -220,7 +221,8 @@ def repeat_interleave(
     x = expand_to(
         "repeat_interleave", view.unsqueeze(x, at + 1), (*shape[: at + 1], count, *shape[at + 1 :])
     )
-    return view.reshape(x, (*shape[:at], shape[at] * count, *shape[at + 1 :]))
+    whole = (*shape[:at], shape[at] * count, *shape[at + 1 :])
+    return dispatch.apply(Reshape(whole), x)  # no view: it can be written
 
 
 def _repeated(x: Tensor, repeats: Tensor, at: int, size: int | None) -> Tensor:

@@ -15,6 +15,7 @@ from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, reduce
 from vtc.frontend.functions.arguments import Value, expect_tensor, is_tensor
 from vtc.frontend.functions.info import finfo
+from vtc.frontend.functions.once import once
 from vtc.frontend.functions.promotion import (
     cast,
     floating,
@@ -66,16 +67,19 @@ def hypot(input: Value, other: Value) -> Tensor:
     return pointwise(trigonometric.Hypot(), input, other)
 
 
+@once("deg2rad")
 def deg2rad(input: Tensor) -> Tensor:
     """Degrees as radians."""
     return elementwise.mul(input, math.pi / 180)
 
 
+@once("rad2deg")
 def rad2deg(input: Tensor) -> Tensor:
     """Radians as degrees."""
     return elementwise.mul(input, 180 / math.pi)
 
 
+@once("sinc")
 def sinc(input: Tensor) -> Tensor:
     """``sin(pi * x) / (pi * x)``, 1 at 0."""
     x = elementwise.mul(input, math.pi)
@@ -144,6 +148,7 @@ def logaddexp(input: Value, other: Value) -> Tensor:
     return pointwise(special.Logaddexp(), input, other)
 
 
+@once("logaddexp2")
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """``log2(2 ** input + 2 ** other)`` without overflow."""
     expect_tensor("logaddexp2", "input", input)
@@ -202,7 +207,7 @@ def polygamma(n: int, input: Tensor) -> Tensor:
 
 
 def sgn(input: Tensor) -> Tensor:
-    """-1, 0 or 1, as the sign is."""
+    """-1, 0 or 1, as the sign is; of NaN 0."""
     return elementwise.sign(input)
 
 

@@ -23,10 +23,12 @@ from vtc.frontend.functions.arguments import (
     show,
     sizes,
 )
+from vtc.frontend.functions.bitcast import view_as_dtype
 from vtc.frontend.functions.promotion import common_shape, expand_to
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, floordiv, product
 from vtc.ir.ops.view import Permute, Reshape, Slice
+from vtc.ir.types import DType
 
 if TYPE_CHECKING:
     from vtc.frontend.tensor import Tensor
@@ -44,11 +46,24 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     return dispatch.view(op, input)
 
 
-def view(input: Tensor, *shape: Any) -> Tensor:
-    """Like :func:`reshape`. TypeCheckError where the layout in memory would need a copy."""
-    out = dispatch.view(Reshape(shape=_inferred("view", input, sizes(shape))), input)
-    if not dispatch.is_capturing() and out._storage is not input._storage:
-        message = f"view: {input.type} is not laid out as {out.type} needs; use reshape"
+def view(input: Tensor, *shape: Any, dtype: DType | None = None) -> Tensor:
+    """Like :func:`reshape`. TypeCheckError where the layout in memory would need a copy.
+
+    Of a dtype (``x.view(vtc.int32)``): the same bytes as elements of it. Smaller ones make the last
+    dim longer, larger ones shorter; no gradient goes through.
+    """
+    if dtype is not None or (shape and isinstance(shape[0], DType)):
+        given = shape if dtype is None else (*shape, dtype)
+        if len(given) != 1:
+            got = ", ".join(map(repr, given))
+            raise located(ArgumentError, f"view: expected a shape or a dtype, got {got}")
+        return view_as_dtype(input, given[0])
+    op = Reshape(shape=_inferred("view", input, sizes(shape)))
+    tracing = dispatch.is_capturing()
+    out = None if tracing and layout.moves(input, op.shape) else dispatch.view(op, input)
+    if out is None or not (tracing or out._storage is input._storage):
+        want = input.type.with_shape(op.shape)
+        message = f"view: {input.type} is not laid out as {want} needs; use reshape"
         raise located(TypeCheckError, message)
     return out
 

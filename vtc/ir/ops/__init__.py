@@ -3,6 +3,7 @@
 from vtc.ir.ops import (
     activation,
     attention,
+    bitcast,
     block,
     composite,
     contract,
@@ -35,6 +36,7 @@ from vtc.ir.ops import (
 __all__ = [
     "activation",
     "attention",
+    "bitcast",
     "block",
     "composite",
     "contract",

@@ -5,6 +5,7 @@ dw: f32[4] = item(g, index=0)
 t: f32[B, 4] = call(h, graph="k0", type=f32[B, 4])
 x1: f32[B, 4] = checkpoint(x, segment=0, inward=True)
 x2: f32[B, 4] = after(x, d_y)                  # x, for what is computed once d_y is known
+y1: f32[B, 4] = custom(y, x, w)                # y, a function of x and w with its own gradient
 """
 
 from __future__ import annotations
@@ -72,6 +73,41 @@ class StopGradient(Op):
     def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:
         """A tensor."""
         yield Sample(cls(), (rng.normal(size=(2, 3)).astype(np.float32),), smooth=False)
+
+
+@final
+@dataclass(frozen=True)
+class Custom(Op):
+    """The first operand, as a function of the others whose gradient the user's code computes.
+
+    It only says what depends on what: who asks for gradients meets the hooks that call that code.
+    """
+
+    moves = True
+
+    def lifted(self, size: Size, *inputs: Any) -> Op:
+        return self
+
+    def infer(self, y: Type, *inputs: Type) -> Type:
+        for x in inputs:
+            tensor_type(self, x)
+        return tensor_type(self, y)
+
+    def reference(self, y: Array, *inputs: Array) -> Array:
+        return y
+
+    def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
+        """Zeros, in whose place the user's gradients come."""
+        return (
+            None,
+            *(x.zeros() if n else None for x, n in zip(inputs[1:], needs[1:], strict=True)),
+        )
+
+    @classmethod
+    def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:
+        """A function of two tensors."""
+        y, x, w = draw.normal(rng, 2, 3), draw.normal(rng, 2), draw.normal(rng)
+        yield Sample(cls(), (y, x, w), smooth=False)
 
 
 @final

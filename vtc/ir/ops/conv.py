@@ -93,8 +93,9 @@ class Convolution(Convolving, abstract=True):
     def accept(self, x: TensorType, w: TensorType, *biases: TensorType) -> None:
         self.accept_kernel(x, w, "O, C")
         split = w.shape[0] % self.groups == 0
-        channels = split and w.shape[1] * self.groups == x.shape[1]
-        self.check(channels, f"expected channels for {self.groups} groups, got {x} and {w}")
+        self.check(split, f"expected outputs for {self.groups} groups, got {x} and {w}")
+        channels = w.shape[1] * self.groups
+        self.check(channels == x.shape[1], f"expected {channels} channels, got {x} and {w}")
         check_windows(self, x, _kernel(w), self.stride, self.padding, self.dilation)
         self.accept_bias(w, w.shape[0], biases)
 
@@ -211,8 +212,9 @@ class TransposedConvolution(Convolving, abstract=True):
 
     def accept(self, x: TensorType, w: TensorType, *biases: TensorType) -> None:
         self.accept_kernel(x, w, "C, O")
-        channels = w.shape[0] == x.shape[1] and x.shape[1] % self.groups == 0
-        self.check(channels, f"expected channels for {self.groups} groups, got {x} and {w}")
+        split = w.shape[0] % self.groups == 0
+        self.check(split, f"expected channels for {self.groups} groups, got {x} and {w}")
+        self.check(w.shape[0] == x.shape[1], f"expected {w.shape[0]} channels, got {x} and {w}")
         positive = min(*self.stride, *self.dilation, 1) >= 1 and min(self.padding) >= 0
         got = f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}"
         self.check(positive, f"expected steps >= 1 and padding >= 0, got {got}")

@@ -27,7 +27,21 @@ from vtc.ir.op import Needs, Op, Pointwise, Sample, tensor_type
 from vtc.ir.ops import draw
 from vtc.ir.ops.expr import Expr, Exprs
 from vtc.ir.scalar import Index, Operand, Scalar, Scalars
-from vtc.ir.types import Array, DType, Kind, TensorType, Type, bf16, bool_, f16, f32, i32, i64, u8
+from vtc.ir.types import (
+    Array,
+    DType,
+    Kind,
+    TensorType,
+    Type,
+    bf16,
+    bool_,
+    converted,
+    f16,
+    f32,
+    i32,
+    i64,
+    u8,
+)
 
 special = lazy.module("scipy.special")
 
@@ -167,17 +181,15 @@ class Abs(Unary):
 @final
 @dataclass(frozen=True)
 class Sign(Elementwise):
-    """-1, 0 or 1; NaN stays."""
+    """-1, 0 or 1; of NaN 0."""
 
     def reference(self, x: Array) -> Array:
-        return np.sign(x)
+        return np.where(x == x, np.sign(x), np.zeros((), x.dtype))
 
     def lower(self, s: Scalars, x: Scalar) -> Scalar:
         zero, one, minus = (s.const(c, x.dtype) for c in (0, 1, -1))
-        if x.dtype.kind == "float":  # what is neither positive, negative nor zero is NaN
-            zero = s.select(s.compare("eq", x, zero), zero, x)
-        below = s.select(s.compare("lt", x, s.const(0, x.dtype)), minus, zero)
-        return s.select(s.compare("gt", x, s.const(0, x.dtype)), one, below)
+        below = s.select(s.compare("lt", x, zero), minus, zero)
+        return s.select(s.compare("gt", x, zero), one, below)
 
     @classmethod
     def draw(cls, rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, ...]:
@@ -557,8 +569,8 @@ class Cast(Elementwise):
     def reference(self, x: Array) -> Array:
         """Floats stay as they are: evaluate rounds. Integers become f64, which holds them best."""
         if self.dtype.kind == "float":
-            return x if x.dtype.kind == "f" else x.astype(np.float64)
-        return x.astype(self.dtype.numpy)
+            return x if x.dtype.kind == "f" else converted(x, np.dtype(np.float64))
+        return converted(x, self.dtype.numpy)
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         (x,) = inputs

@@ -21,6 +21,7 @@ import numpy as np
 from vtc.ir.dims import Size, bounds
 from vtc.ir.op import Op, Pointwise, Sample, shifted, tensor_type
 from vtc.ir.ops import draw
+from vtc.ir.ops.view import at_most
 from vtc.ir.scalar import Index, Operand, Scalar, Scalars
 from vtc.ir.types import Array, TensorType, Type, i64
 
@@ -79,7 +80,7 @@ class Topk(Sorting):
     def infer(self, x: Type) -> TensorType:
         out = super().infer(x)
         n = out.shape[self.axis]
-        good = self.k >= 0 and not (isinstance(n, int) and self.k > n)
+        good = self.k >= 0 and at_most(self.k, n)
         self.check(good, f"expected 0 <= k <= {n}, got {self.k}")
         return out.with_shape(self.k if a == self.axis else m for a, m in enumerate(out.shape))
 

@@ -198,6 +198,10 @@ class AsStrided(Strided):
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         return (self._put(inputs[0].zeros(), g, accumulate=True),)
 
+    @property
+    def repeats(self) -> bool:
+        return True
+
     def write(self, base: Expr, value: Expr) -> Expr:
         return self._put(base, value, accumulate=False)
 

@@ -110,7 +110,8 @@ class Atan2(Formula):
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Gradients:
         y, x = inputs
-        scaled = g / (x * x + y * y)
+        square = x * x + y * y
+        scaled = g / square.eq(0).where(1, square)  # no direction, and 0, where both are 0
         return scaled * x if needs[0] else None, -(scaled * y) if needs[1] else None
 
     def formula(self, *xs: Term) -> Term:

@@ -11,14 +11,16 @@ here computes, so nothing here rounds, and a kernel reads through any chain of i
 from __future__ import annotations
 
 import abc
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 
 from vtc.errors import TypeCheckError
-from vtc.ir.dims import Size, bounds, floordiv, mod, product, symbols
+from vtc.ir.dims import Size, Sym, bounds, floordiv, mod, product, symbols
 from vtc.ir.op import Needs, Op, Pointwise, Sample, shifted, tensor_type
 from vtc.ir.ops import draw
 from vtc.ir.ops.expr import Expr, Exprs
@@ -47,6 +49,11 @@ class IndexMap(Pointwise, abstract=True):
 class View(IndexMap, abstract=True):
     """An index map that an in-place write can go through."""
 
+    @property
+    def repeats(self) -> bool:
+        """Whether it may show an element more than once."""
+        return False
+
     @abc.abstractmethod
     def write(self, base: Expr, value: Expr) -> Expr:
         """``base`` with what this shows of it replaced by ``value``."""
@@ -58,12 +65,35 @@ def ints(sizes: Sequence[Size]) -> tuple[int, ...]:
 
 
 def at_most(a: Size, b: Size) -> bool:
-    """Whether ``a <= b`` is possible for some sizes; symbols are not negative."""
+    """Whether ``a <= b`` is possible for some sizes; symbols are not negative.
+
+    Where it is not true for all of them, :func:`claims` hears of it.
+    """
     difference = b - a
     if isinstance(difference, int):
         return difference >= 0
-    _, upper = bounds(difference, {name: (0, None) for name in symbols(difference)})
-    return upper is None or upper >= 0
+    lower, upper = bounds(difference, {name: (0, None) for name in symbols(difference)})
+    possible = upper is None or upper >= 0
+    if possible and _heard.claims is not None and (lower is None or lower < 0):
+        _heard.claims.append(difference)
+    return possible
+
+
+class _Heard(threading.local):
+    claims: list[Sym] | None = None
+
+
+_heard = _Heard()
+
+
+@contextmanager
+def claims() -> Iterator[list[Sym]]:
+    """What type rules take for granted inside: sizes that must not be negative, but might be."""
+    before, _heard.claims = _heard.claims, []
+    try:
+        yield _heard.claims
+    finally:
+        _heard.claims = before
 
 
 @final
@@ -222,6 +252,10 @@ class Expand(View):
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         return (g.sum(self.axes),)
+
+    @property
+    def repeats(self) -> bool:
+        return True
 
     def write(self, base: Expr, value: Expr) -> Expr:
         raise TypeCheckError(

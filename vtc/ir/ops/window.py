@@ -56,6 +56,10 @@ class Window(Strided):
         same = {"axis": self.axis, "stride": self.stride, "dilation": self.dilation}
         return (g.op("unwindow", length=length, **same),)
 
+    @property
+    def repeats(self) -> bool:
+        return self.stride <= self.dilation * (self.size - 1)
+
     def write(self, base: Expr, value: Expr) -> Expr:
         """Where windows overlap, the last one stays."""
         at, last = self.axis, value.rank - 1
