@@ -85,9 +85,10 @@ def compare(got, want):
     for g, w in zip(got[0], want[0], strict=True):
         assert (g.dtype, g.shape) == (w.dtype, w.shape)
         np.testing.assert_allclose(g, w, 2e-4, 2e-4)
-    assert got[1].keys() == want[1].keys()
-    for k, w in want[1].items():
-        np.testing.assert_allclose(got[1][k], w, 2e-3, 2e-3 * np.abs(w).max(), err_msg=k)
+    assert got[1].keys() >= want[1].keys()
+    for k, g in got[1].items():  # of a sign: zeros here, none there
+        w = want[1].get(k, np.zeros_like(g))
+        np.testing.assert_allclose(g, w, 2e-3, 2e-3 * np.abs(w).max(), err_msg=k)
 
 
 @pytest.mark.filterwarnings("ignore:.*triangular_solve is deprecated")

@@ -229,8 +229,8 @@ class Optimizer(ABC):  # noqa: B024 - a subclass has a step, or what step calls
         if closure is not None:
             with dispatch.enable_grad():
                 loss = closure()
-        self._name_state()
         with dispatch.no_grad(), updating():
+            self._name_state()
             work = [
                 (g, [(p, p.grad.detach()) for p in g["params"] if p.grad is not None])
                 for g in self.param_groups

@@ -141,7 +141,7 @@ class Bitcast(View):
         yield Sample(cls(f32), (floats.view(np.int32),))
         yield Sample(cls(i16), (draw.normal(rng, 0, 3),), smooth=False)
         yield Sample(cls(f16), (rng.normal(size=3).astype(np.float16).view(np.int16),))
-        yield Sample(cls(bf16), (floats.view(np.uint8)[:, 2:4],))
+        yield Sample(cls(bf16), (floats.view(np.uint8)[:, 2:4].copy(),))
         yield Sample(cls(f64), (rng.normal(size=(3, 1)).view(np.int16),))
         yield Sample(cls(bool_), (np.arange(3, dtype=np.uint8),))
         yield Sample(cls(i32), (rng.random((2, 4)) < 0.5,))
