@@ -16,9 +16,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 
-from vtc import lazy
+from vtc import __version__, lazy
 from vtc.errors import VtcError
 
 VERBS = {
@@ -71,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
     chosen = next((w for w in words if not w.startswith("-")), "")
     parser = argparse.ArgumentParser(prog="vtc", description="A compiler for tensor programs.")
-    parser.add_argument("--version", action="version", version=f"vtc {metadata.version('vtc')}")
+    parser.add_argument("--version", action="version", version=f"vtc {__version__}")
     verbs = parser.add_subparsers(dest="command", required=True)
     for verb, (module, help) in VERBS.items():
         added = verbs.add_parser(verb, help=help, description=f"{help[0].upper()}{help[1:]}.")

@@ -18,10 +18,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, final
 
+from vtc import __version__
 from vtc.build import context_for, stage_program
 from vtc.codegen import c, cuda
 from vtc.codegen.c import compile_patch, compile_plan, compile_pool, find_compiler_for
@@ -154,7 +154,7 @@ class Packing:
     def provenance(self) -> dict[str, Any]:
         """What made the members, without anything that differs between two runs on one machine."""
         made: dict[str, Any] = {
-            "vtc": metadata.version("vtc"),
+            "vtc": __version__,
             "python": platform.python_version(),
             "machine": platform.machine(),
             "options": repr(self.options),

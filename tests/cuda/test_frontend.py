@@ -208,7 +208,14 @@ def test_writes_go_through_views(write):
 
 def test_a_repetition_is_not_writable():
     with pytest.raises(VtcError, match="clone"):
-        vtc.ones(1, device="cuda").expand(3).fill_(2)
+        vtc.ones(1, device="cuda").expand(3).mul_(2)
+
+
+def test_a_repetition_is_filled():
+    base = vtc.ones(2, 1, device="cuda")
+    base.expand(2, 3).fill_(2)
+    base[:1].expand(5, 1).t()[0].fill_(7)
+    assert base.tolist() == [[7], [2]]
 
 
 def test_clones_are_apart():

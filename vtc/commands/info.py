@@ -23,7 +23,7 @@ def run(given: argparse.Namespace) -> int:
     compiler, gpus = find_compiler(), driver()
     names = ", ".join(gpus.facts(k).name for k in range(gpus.count()))
     lines = {
-        "vtc": version("vtc"),
+        "vtc": vtc.__version__,
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "ops": str(len(vtc.ir.op.REGISTRY)),

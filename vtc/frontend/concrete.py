@@ -92,21 +92,15 @@ class _Concrete:
             traced: Tensor = state.capture.view(op, x)
             return traced
         array = array_of(x)
-        out = self._shown(op, array, x) if x.device is CPU else eager.shown(op, array)
+        out = _shown(op, array) if x.device is CPU else eager.shown(op, array)
         if out is None:
             return dispatch.apply(op, x)
+        if not (out.flags.writeable or repeats(out)):
+            out = _writeable(out, x)
         y = concrete_tensor(out, x._storage)
         y._link = (x, op)
         dispatch.autograd().viewed(y)
         return y
-
-    def _shown(self, op: Op, array: Array, x: Tensor) -> Array | None:
-        out = compute(op, [array], inferred(op, TensorType.of(array)))
-        if not isinstance(out, np.ndarray):
-            raise TypeCheckError(f"{op.name}: not a view")
-        if not (np.may_share_memory(out, array) or not out.size):
-            return None
-        return out if out.flags.writeable or repeats(out) else _writeable(out, x)
 
     def write(self, x: Tensor, value: Tensor) -> Tensor:
         if value.type != x.type:
@@ -130,6 +124,14 @@ class _Concrete:
         return x
 
 
+def _shown(op: Op, array: Array) -> Array | None:
+    """The view ``op`` of ``array`` on the host; None where the elements would have to move."""
+    out = compute(op, [array], inferred(op, TensorType.of(array)))
+    if not isinstance(out, np.ndarray):
+        raise TypeCheckError(f"{op.name}: not a view")
+    return out if np.may_share_memory(out, array) or not out.size else None
+
+
 def _writeable(out: Array, x: Tensor) -> Array:
     """``out``, a part of the view ``x`` that shows nothing twice, as its base may be written.
 
@@ -139,7 +141,11 @@ def _writeable(out: Array, x: Tensor) -> Array:
     while root._link is not None:
         root = root._link[0]
     whole = array_of(root)
-    return np.asarray(_Part(out, whole)).view(out.dtype) if whole.flags.writeable else out
+    if not whole.flags.writeable:
+        return out
+    if x.device is not CPU:
+        return eager.writeable(out)
+    return np.asarray(_Part(out, whole)).view(out.dtype)
 
 
 @final

@@ -146,6 +146,11 @@ def shown(op: Op, array: Array) -> Array | None:
     return found
 
 
+def writeable(array: Array) -> Array:
+    """``array``, on a GPU, as it may be written: a part of a repeated one is read-only."""
+    return strided(_device(array), array.shape, array.strides)
+
+
 def copied(array: Array) -> Array:
     """A dense copy in the same memory."""
     return copies.clone(array) if isinstance(array, DeviceArray) else array.copy()

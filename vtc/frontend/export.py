@@ -22,10 +22,10 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vtc import __version__
 from vtc.errors import ArgumentError, CaptureError, VtcWarning, at_line
 from vtc.frontend import dispatch
 from vtc.frontend.example import run_example
@@ -116,7 +116,7 @@ def export(
     if inside := {name: a for name, a in arrays.items() if name not in left}:
         members[WEIGHTS] = Safetensors(inside)
     about = Manifest(
-        vtc=metadata.version("vtc"),
+        vtc=__version__,
         name=name or next(iter(entries)),
         weights=held.weights,
         entries=entries,

@@ -212,15 +212,18 @@ def _bernoulli(n: int) -> list[float]:
 
 
 def _cotangent(x: Term) -> Term:
-    """``1 / tan(pi * x)``, exact for large ``x``."""
-    part = (x - x.unary("round")) * math.pi
-    return part.unary("cos") / part.unary("sin")
+    """``1 / tan(pi * x)``, exact for large ``x`` and where it is 0."""
+    part = x - x.unary("round")
+    cosine = ((0.5 - abs(part)) * math.pi).unary("sin")
+    return cosine / (part * math.pi).unary("sin")
 
 
 @final
 @dataclass(frozen=True)
 class Polygamma(Formula):
-    """The derivative of order ``n``, at least 1, of ``digamma``."""
+    """The derivative of order ``n``, at least 1, of ``digamma``; infinite at 0, -1, -2, ... and
+    where ``x`` is -inf, as SciPy has it.
+    """
 
     n: int
     domain = (2.0, 6.0)
@@ -244,14 +247,18 @@ class Polygamma(Formula):
         series = (i * i).polynomial(_bernoulli(n)) * _power(i, n + 2)
         found = (total * float(math.factorial(n)) + first + series) * (-1.0) ** (n + 1)
         turn = _cotangent(x).polynomial(_derived_cotangent(n)) * -math.pi
-        return below.select(turn + found * (-1.0) ** n, found)
+        mirrored = below.select(turn + found * (-1.0) ** n, found)
+        pole = x.compare("le", 0.0) & x.compare("eq", x.unary("floor"))
+        return pole.select(math.inf * (-1.0) ** (n + 1), mirrored)
 
     @classmethod
     def samples(cls, rng: np.random.Generator) -> Iterator[Sample]:
         for n in (1, 2):
             yield Sample(cls(n=n), (np.asarray(rng.uniform(*cls.domain, (3, 5)), np.float32),))
-        mirrored = np.array([0.5, -0.25, -1.5, -3.7, np.inf, np.nan], np.float32)
-        yield Sample(cls(n=1), (mirrored,), smooth=False)
+        poles = [0.0, -0.0, -1.0, -2.0, -np.inf]
+        mirrored = np.array([0.5, -0.25, -1.5, -3.7, np.inf, np.nan, *poles], np.float32)
+        for n in (1, 2):
+            yield Sample(cls(n=n), (mirrored,), smooth=False)
 
 
 def _power(x: Term, n: int) -> Term:
