@@ -15,7 +15,7 @@ import importlib
 from operator import attrgetter
 from typing import Any
 
-__version__ = "0.1.0"
+from vtc.version import __version__ as __version__
 
 _TABLE: dict[str, tuple[str, ...]] = {
     "vtc.ir.types": (

@@ -17,8 +17,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vtc import __version__, lazy
+from vtc import lazy
 from vtc.errors import VtcError
+from vtc.version import __version__
 
 VERBS = {
     "info": (lazy.module("vtc.commands.info"), "versions, compiler, cache and GPUs"),

@@ -21,7 +21,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, final
 
-from vtc import __version__
 from vtc.build import context_for, stage_program
 from vtc.codegen import c, cuda
 from vtc.codegen.c import compile_patch, compile_plan, compile_pool, find_compiler_for
@@ -43,6 +42,7 @@ from vtc.runtime.device import Device
 from vtc.runtime.manifest import canonical
 from vtc.runtime.signature import CpuPlan, Cubin, CudaPlan
 from vtc.tuning import Tuning, tuning_table
+from vtc.version import __version__
 
 LEVELS = ("x86-64-v3", "x86-64-v4", "aarch64")
 """The CPUs there is code for; ``cpu`` stands for the first two."""

@@ -30,7 +30,7 @@ LAYERS = (
     ("vtc.ir.ops",),
     ("vtc.ir",),
     ("vtc.config", "vtc.lazy"),
-    ("vtc.errors",),
+    ("vtc.errors", "vtc.version"),
 )
 RANK = {name: -height for height, names in enumerate(LAYERS) for name in names}
 RUNTIME_SEES = tuple(f"vtc.ir.{m}" for m in ("plan", "unroll", "saved", "types", "dims", "target"))

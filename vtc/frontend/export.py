@@ -25,7 +25,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtc import __version__
 from vtc.errors import ArgumentError, CaptureError, VtcWarning, at_line
 from vtc.frontend import dispatch
 from vtc.frontend.example import run_example
@@ -62,6 +61,7 @@ from vtc.runtime.signature import (
     Variant,
 )
 from vtc.runtime.weights import Safetensors
+from vtc.version import __version__
 
 __all__ = ["EntryPoint", "export"]
 
