@@ -46,7 +46,14 @@ def update_golden(request):
     return request.config.getoption("--update-golden")
 
 
+LONG = tuple(f"tests/{name}/" for name in ("backend", "e2e", "package", "parity", "property"))
+"""Folders whose files take longest: they come first, so that at the end no process is left alone
+with one of them.
+"""
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
     needs = {"gpu": 1, "multi": 2}
     marked = [
         (item, n) for item in items for name, n in needs.items() if item.get_closest_marker(name)

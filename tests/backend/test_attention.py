@@ -142,7 +142,7 @@ def test_a_row_that_attends_to_nothing_is_zero():
     assert np.isfinite(lse[:, :7]).all()
 
 
-@pytest.mark.parametrize("shared", [2, 6])
+@pytest.mark.parametrize("shared", [2, pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
 def test_heads_of_queries_share_those_of_keys(shared, causal):
     q, k, v = operands((2, 6), 70, 90, 32, 16, shared)

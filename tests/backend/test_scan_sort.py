@@ -25,7 +25,7 @@ from tolerance import tolerance
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C compiler")
 MINE = [c for c in CASES if isinstance(c.op, (Scan, Sorting, Searchsorted))]
-DTYPES = (f32, f64, f16, bf16)
+DTYPES = (f32, f64, pytest.param(f16, marks=pytest.mark.slow), bf16)
 
 
 def is_near(op, got, want):

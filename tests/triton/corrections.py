@@ -13,13 +13,16 @@
   blocks instead of one step for each element, and combine in a tree, as a GPU does.
 * ``libdevice`` is there, and the instructions that kernels have in assembler: the interpreter has
   none of it.
-* A call of a helper does not patch Triton's modules again, which takes a millisecond.
+* A call of a helper does not patch Triton's modules again, which takes a millisecond; what is made
+  anew at every operation is kept, see :mod:`kept`.
 """
 
 import inspect
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
+import kept
 import ml_dtypes
 import numpy as np
 import triton.language as tl
@@ -35,7 +38,7 @@ BITS = {
 }
 """The floats that the interpreter holds as bits."""
 
-_numpy_type = interpreter._get_np_dtype
+_numpy_type = kept.numpy_type
 _binary, _ternary, _unary = (
     InterpreterBuilder.binary_op,
     InterpreterBuilder.ternary_op,
@@ -269,16 +272,23 @@ def _bits(value, kind):
     return np.array([value], kind).view(f"u{np.dtype(kind).itemsize}")
 
 
-@contextmanager
-def corrected():
-    """The interpreter as a GPU would have it. Only one thread at a time may be within."""
-    replaced = [
+@cache
+def _replaced():
+    """What has another value within ``corrected``: owner, name, that value."""
+    return [
         *((InterpreterBuilder, name, made) for name, made in _operators()),
         (interpreter.ReduceOps, "generic_reduce", generic_reduce),
         (interpreter.ScanOps, "generic_scan", generic_scan),
         (interpreter.InterpretedFunction, "__call__", call),
         *((libdevice, name, library(name)) for name, _ in inspect.getmembers(libdevice, callable)),
+        *kept.kept(),
     ]
+
+
+@contextmanager
+def corrected():
+    """The interpreter as a GPU would have it. Only one thread at a time may be within."""
+    replaced = _replaced()
     missing = object()
     before = [(owner, name, getattr(owner, name, missing)) for owner, name, _ in replaced]
     for owner, name, made in replaced:
