@@ -56,3 +56,16 @@ def test_memory_given_by_dlpack_outlives_vtc():
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_as_tensor_shares_memory_through_dlpack():
+    class Other:
+        def __init__(self, array):
+            self.__dlpack__, self.__dlpack_device__ = array.__dlpack__, array.__dlpack_device__
+
+    array = np.ones(3, np.float32)
+    x, y = vtc.as_tensor(Other(array)), vtc.as_tensor(Other(array), dtype=vtc.float64)
+    array += 1
+    assert x.tolist() == [2.0] * 3
+    assert y.tolist() == [1.0] * 3
+    assert y.dtype is vtc.float64

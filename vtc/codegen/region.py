@@ -23,7 +23,7 @@ from vtc.ir.ops.attention import Attention
 from vtc.ir.ops.elementwise import Add, Mul, Sub
 from vtc.ir.ops.reduce import ArgReduction, Extremum
 from vtc.ir.scalar import Index, Operand, Scalar
-from vtc.ir.types import TensorType, TupleType, Type
+from vtc.ir.types import TensorType, tensors
 
 LONG = 40
 """Nodes in a region above which elements are traced in order first, so that nothing recurses
@@ -48,7 +48,7 @@ class Region:
             what = node.op.name if node.op else node.name
             if not isinstance(node.type, TensorType) and not isinstance(node.op, Attention):
                 raise CodegenError(f"{what}: expected one tensor in a region, got {node.type}")
-            for type in _tensors(node.type):
+            for type in tensors(node.type):
                 refuse_complex(what, type.dtype)
         found = tuple(dict.fromkeys(s for size in _sizes(graph) for s in sorted(symbols(size))))
         names = {s: Sym.var(f"n{k}") for k, s in enumerate(found)}
@@ -238,14 +238,10 @@ class _Element:
 
 def _sizes(graph: Graph) -> Iterator[Size]:
     for node in (*graph.params, *graph.nodes):
-        for type in _tensors(node.type):
+        for type in tensors(node.type):
             yield from type.shape
         if node.op is not None:
             yield from _inside(tuple(getattr(node.op, f.name) for f in fields(node.op)))
-
-
-def _tensors(type: Type) -> tuple[TensorType, ...]:
-    return type.items if isinstance(type, TupleType) else (type,)
 
 
 def _inside(value: object) -> Iterator[Size]:

@@ -15,7 +15,7 @@ import numpy as np
 from vtc.codegen.spelling import Spelling
 from vtc.codegen.trace import Cell, Let, Part, Trace, Value
 from vtc.errors import CodegenError
-from vtc.ir.dims import Size, Sym
+from vtc.ir.dims import Size
 from vtc.ir.scalar import Scalar
 from vtc.ir.types import DType, bool_, converted, f32, f64, i32, i64
 
@@ -56,11 +56,11 @@ class CScalars(Spelling):
 
     def const(self, value: complex, dtype: DType) -> Value:
         """A literal, rounded to ``dtype``."""
-        return Value(_register(dtype), literal(value, dtype), _integer(value, dtype))
+        return Value(register(dtype), literal(value, dtype), integer(value, dtype))
 
     def cast(self, x: Scalar, dtype: DType) -> Value:
         """C conversion; through a narrow float and back, where ``dtype`` is one."""
-        x, kept = _value(x), _register(dtype)
+        x, kept = _value(x), register(dtype)
         if dtype is bool_:
             return x if x.dtype is bool_ else self._let(bool_, x, " != 0")
         if kept is not dtype:
@@ -73,7 +73,7 @@ class CScalars(Spelling):
         to = f"({REGISTER[word.name]})"
         if dtype.kind != "float":
             return self._plain(x, word)
-        if _register(dtype) is not dtype:
+        if register(dtype) is not dtype:
             return self._let(word, to, *self.stored(x, dtype))
         return self._let(word, f"{to}vtc_bits{'64' if dtype is f64 else ''}(", x, ")")
 
@@ -84,7 +84,7 @@ class CScalars(Spelling):
             return self._let(bool_, x, " != 0")
         if dtype.kind != "float":
             return self._plain(x, dtype)
-        if _register(dtype) is not dtype:
+        if register(dtype) is not dtype:
             return self._widened(dtype, f"({STORAGE[dtype.name]})", x)
         name = "vtc_float64((uint64_t)" if dtype is f64 else "vtc_float((uint32_t)"
         return self._let(dtype, name, x, ")")
@@ -170,14 +170,14 @@ class CScalars(Spelling):
         outside = self.trace.let("_Bool", *masked, prefix="e", raises=True)
         wrong = Value(bool_, outside)
         name = self.trace.let("int64_t", wrong, " ? 0 : (int64_t)", x, prefix="j")
-        return self._index(name, size)
+        return self.index(name, size)
 
     def clamp_index(self, x: Scalar, upper: Size) -> Size:
         """An index by two comparisons."""
         x = _value(x)
         inner = ("vtc_minimum(", self._plain(x, i64), ", ", upper, ")")
         name = self.trace.let("int64_t", "vtc_maximum(", *inner, ", 0)", prefix="j")
-        return self._index(name, upper + 1)
+        return self.index(name, upper + 1)
 
     def from_index(self, index: Size, dtype: DType) -> Value:
         """The expression itself as i64, else converted."""
@@ -186,7 +186,7 @@ class CScalars(Spelling):
             return self.const(index, dtype)
         if dtype is i64:
             return Value(i64, "", index)
-        kept = _register(dtype)
+        kept = register(dtype)
         size = index if dtype is i32 else None
         return self.cast(self._let(kept, f"({REGISTER[kept.name]})", index, size=size), dtype)
 
@@ -197,7 +197,7 @@ class CScalars(Spelling):
 
     def load(self, cell: Cell, dtype: DType, other: float) -> Value:
         """The element in ``cell``; ``other`` where the mask is false."""
-        kept = _register(dtype)
+        kept = register(dtype)
         if kept is not dtype and self.mask is None:
             return self._widened(dtype, cell)
         read: tuple[Part, ...] = (cell,)
@@ -211,7 +211,7 @@ class CScalars(Spelling):
     def stored(self, x: Scalar, dtype: DType) -> tuple[Part, ...]:
         """``x``, in registers, as it is stored."""
         x = _value(x)
-        if _register(dtype) is dtype:
+        if register(dtype) is dtype:
             return (x,)
         self.trace.needs.add("half")
         match self.trace.lets.get(x.text):
@@ -223,13 +223,6 @@ class CScalars(Spelling):
     def assigned(self, cell: Cell, x: Scalar, dtype: DType) -> tuple[Part, ...]:
         """The statement that puts ``x`` into ``cell``, of ``dtype``."""
         return (cell, " = ", *self.stored(x, dtype))
-
-    def both(self, x: Scalar | None, y: Scalar | None) -> Value | None:
-        """The conjunction of two masks; None is always true."""
-        if x is None or y is None:
-            one = y if x is None else x
-            return None if one is None else _value(one)
-        return self._bitwise("and_", _value(x), _value(y))
 
     def _let(self, dtype: DType, *parts: Part, size: Size | None = None) -> Value:
         return self.trace.value(dtype, *parts, ctype=REGISTER[dtype.name], size=size)
@@ -245,12 +238,6 @@ class CScalars(Spelling):
             return x
         size = x.size if dtype in (i32, i64) else None
         return self._let(dtype, f"({REGISTER[dtype.name]})", x, size=size)
-
-    def _index(self, name: str, size: Size) -> Size:
-        high = size - 1 if isinstance(size, int) else None
-        self.trace.facts.ranges[name] = (0, max(high, 0) if high is not None else None)
-        self.trace.facts.extents[name] = size
-        return Sym.var(name)
 
     def _unary_integer(self, fn: str, x: Value) -> Value:
         dtype, ctype = x.dtype, REGISTER[x.dtype.name]
@@ -326,7 +313,7 @@ def literal(value: complex, dtype: DType) -> str:
         return _integer_literal(int(cast(int, value)), dtype)
     with np.errstate(all="ignore"):
         number = float(converted(np.asarray(value, np.float64), dtype.numpy))
-    suffix = _suffix(_register(dtype))
+    suffix = _suffix(register(dtype))
     if math.isnan(number):
         return f'__builtin_nan{suffix}("")'
     if math.isinf(number):
@@ -350,11 +337,13 @@ def _integer_literal(value: int, dtype: DType) -> str:
     return f"({text})" if value < 0 else text
 
 
-def _integer(value: complex, dtype: DType) -> Size | None:
+def integer(value: complex, dtype: DType) -> Size | None:
+    """The literal ``value`` as a size, where ``dtype`` has sizes."""
     return int(cast(int, value)) if dtype in (i32, i64) else None
 
 
-def _register(dtype: DType) -> DType:
+def register(dtype: DType) -> DType:
+    """What kernels compute ``dtype`` in; CodegenError for complex numbers."""
     refuse_complex("kernel", dtype)
     return dtype.accumulate
 

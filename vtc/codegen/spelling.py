@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+from typing import cast
 
 from vtc.codegen.trace import Cell, Part, Trace, Value
+from vtc.ir.dims import Size, Sym
 from vtc.ir.scalar import Scalar, Scalars
 from vtc.ir.types import DType
 
@@ -59,6 +61,15 @@ class Spelling(Scalars):
     def assigned(self, cell: Cell, x: Scalar, dtype: DType) -> tuple[Part, ...]:
         """The statement that puts ``x`` into ``cell``, of ``dtype``."""
 
-    @abc.abstractmethod
     def both(self, x: Scalar | None, y: Scalar | None) -> Value | None:
         """The conjunction of two masks; None is always true."""
+        if x is None or y is None:
+            return cast(Value | None, y if x is None else x)
+        return self.binary("and_", x, y)
+
+    def index(self, name: str, size: Size) -> Size:
+        """``name``, an integer of the trace, as a size that is known to be in ``[0, size)``."""
+        high = size - 1 if isinstance(size, int) else None
+        self.trace.facts.ranges[name] = (0, max(high, 0) if high is not None else None)
+        self.trace.facts.extents[name] = size
+        return Sym.var(name)

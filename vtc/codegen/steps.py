@@ -37,7 +37,7 @@ from vtc.ir.plan import (
     Step,
 )
 from vtc.ir.target import Target
-from vtc.ir.types import TensorType, TupleType, Type
+from vtc.ir.types import tensors
 
 
 @final
@@ -163,7 +163,7 @@ class _Writer:
 
     def room(self, node: Node) -> None:
         """Make the arena large enough for what ``node`` writes there."""
-        results = _tensors(node.type)
+        results = tensors(node.type)
         if len(results) != len(self.places[node]):
             want = f"expected a place for each result of {node.name}: {node.type}"
             raise CodegenError(f"place: {want}, got {len(self.places[node])}")
@@ -203,7 +203,7 @@ class _Writer:
         note = "" if node.loc is None else str(node.loc)
         args = (*inputs, *results)
         uses = [self.use(i, n.tensor.nbytes) for i, n in zip(inputs, node.inputs, strict=True)]
-        types = _tensors(node.type)
+        types = tensors(node.type)
         uses += [self.use(r, t.nbytes, writes=True) for r, t in zip(results, types, strict=True)]
         for one in self.launched(graph):
             if one.copies is not None and self.same([inputs[one.copies]], results):
@@ -223,7 +223,7 @@ class _Writer:
         where the results are.
         """
         results, inputs = self.places[node], [self.places[i][0] for i in node.inputs]
-        types = [t.nbytes for t in _tensors(node.type)]
+        types = [t.nbytes for t in tensors(node.type)]
         uses = [self.use(i, n.tensor.nbytes) for i, n in zip(inputs, node.inputs, strict=True)]
         written = [self.use(r, n, writes=True) for r, n in zip(results, types, strict=True)]
         for k in range(op.carried if isinstance(op, ForLoop | WhileLoop) else 0):
@@ -324,10 +324,6 @@ class _Writer:
             return ref
         over = self.program.facts[ref.index].overwritten
         return ref if over is None else Output(over)
-
-
-def _tensors(type: Type) -> tuple[TensorType, ...]:
-    return type.items if isinstance(type, TupleType) else (type,)
 
 
 def _note(nodes: Iterable[Node]) -> str:

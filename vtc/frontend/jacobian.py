@@ -18,6 +18,7 @@ from typing import Any
 from vtc.frontend import dispatch
 from vtc.frontend.linear import jvp, vjp
 from vtc.frontend.tensor import Tensor
+from vtc.frontend.transform import numbered
 from vtc.frontend.tree import Form, flatten, unflatten
 from vtc.frontend.vmap import vmap
 from vtc.ir.dims import Size
@@ -121,7 +122,7 @@ def _chosen(
     func: Callable[..., Any], argnums: Argnums, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[list[Any], Callable[..., Any]]:
     """The arguments that are varied, and ``func`` as a function of them alone."""
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    numbers = numbered("jacobian", argnums, args)
 
     def one(*varied: Any) -> Any:
         every = list(args)

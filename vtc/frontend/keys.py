@@ -129,6 +129,12 @@ def leaf_key(leaf: Any) -> Any:
         return float
     if isinstance(leaf, PLAIN):
         return kind, leaf
+    if hasattr(leaf, "__dlpack__"):
+        raise located(
+            ArgumentError,
+            f"an argument of type {kind.__module__}.{kind.__qualname__}: expected vtc's tensors; "
+            "vtc.as_tensor(x) is one over the same memory",
+        )
     if callable(leaf) or hasattr(leaf, "__dict__"):
         return kind, id(leaf)
     raise located(

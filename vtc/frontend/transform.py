@@ -13,11 +13,11 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vtc.errors import GradientError
+from vtc.errors import ArgumentError, GradientError
 from vtc.frontend import dispatch
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
-from vtc.frontend.tree import flatten, unflatten
+from vtc.frontend.tree import flatten, tree_map, unflatten
 from vtc.ir.ops.view import Reshape
 
 
@@ -28,9 +28,8 @@ def value_and_grad(
 
     Arguments may be trees of tensors; gradients have their structure. With ``has_aux`` ``fn``
     returns ``(scalar, anything)``. Where the result does not depend on them they are zeros.
-    GradientError for a result that is no scalar.
+    GradientError for a result that is no scalar; ArgumentError for arguments that are not there.
     """
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -38,7 +37,7 @@ def value_and_grad(
         chosen: list[tuple[list[Any], Any]] = []
         given = list(args)
         with dispatch.enable_grad():
-            for k in numbers:
+            for k in numbered("grad", argnums, args):
                 leaves, form = flatten(args[k])
                 leaves = [_fresh(leaf) for leaf in leaves]
                 chosen.append((leaves, form))
@@ -53,7 +52,7 @@ def value_and_grad(
             for leaves, form in chosen
         ]
         if not again:
-            result = (value.detach(), result[1]) if has_aux else value.detach()
+            result = tree_map(_alone, result)
         return result, grads[0] if isinstance(argnums, int) else tuple(grads)
 
     return call
@@ -71,6 +70,15 @@ def grad(
         return (found, value[1]) if has_aux else found
 
     return call
+
+
+def numbered(name: str, argnums: int | Sequence[int], args: Sequence[Any]) -> tuple[int, ...]:
+    """The numbers of the arguments that are varied. ArgumentError where one is none of ``args``."""
+    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if all(isinstance(k, int) and -len(args) <= k < len(args) for k in numbers):
+        return numbers
+    want = f"numbers of {len(args)} positional arguments"
+    raise located(ArgumentError, f"{name}: argnums: expected {want}, got {argnums!r}")
 
 
 def autograd_grad(
@@ -106,6 +114,11 @@ def _continues(value: Any, fresh: Sequence[Tensor], args: Sequence[Any]) -> bool
 
 def _zeros(x: Tensor) -> Tensor:
     return dispatch.constant(0, x.dtype, x.type.shape, x.device).clone()
+
+
+def _alone(x: Any) -> Any:
+    """``x`` without its history."""
+    return x.detach() if isinstance(x, Tensor) else x
 
 
 def _fresh(x: Any) -> Any:

@@ -43,6 +43,11 @@ def tree_map(fn: Callable[[Any], Any], tree: Any) -> Any:
     return unflatten(form, [fn(leaf) for leaf in leaves])
 
 
+def leaf_count(form: Form | None) -> int:
+    """How many leaves trees of ``form`` have."""
+    return 1 if form is None else sum(map(leaf_count, form.children))
+
+
 def _flatten(tree: Any, leaves: list[Any]) -> Form | None:
     keys: tuple[Any, ...] = ()
     items: Sequence[Any]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from typing import Any, TypeVar, final
@@ -24,16 +24,16 @@ from vtc.frontend.jit import Compiled
 from vtc.frontend.keys import leaf_names, tensor_leaf
 from vtc.frontend.source import located, user_level
 from vtc.frontend.tensor import Tensor
-from vtc.frontend.trace import Request, Traced, trace
-from vtc.frontend.tree import Form, flatten, tree_map
-from vtc.ir.dims import Dim, Size
+from vtc.frontend.trace import Given, Made, Part, Plain, Request, Traced, trace
+from vtc.frontend.tree import Form, flatten, leaf_count, unflatten
+from vtc.ir.dims import Dim, Size, Sym, bounds, substitute, symbols
 from vtc.ir.graph import RESERVED, Program
 
 MOST = 64
 """Programs of one size each that an entry may have."""
 SCALARS = (bool, int, str, type(None))
 
-Axes = Mapping[int, Dim]
+Axes = Mapping[int, Dim | Sym]
 Dynamic = Mapping[str | int, Axes]
 Box = tuple[Dim, ...]
 Plans = TypeVar("Plans")
@@ -44,7 +44,8 @@ Plans = TypeVar("Plans")
 class EntryPoint:
     """A function (a Module, a compiled function) to export, and the arguments to trace it with.
 
-    ``dynamic`` says which axes vary: by name or position of an argument, then by axis.
+    ``dynamic`` says which axes vary: by name or position of an argument, then by axis. A size that
+    follows from others is arithmetic on their Dims: ``{0: n}`` and, elsewhere, ``{0: 2 * n}``.
     """
 
     fn: Any
@@ -63,7 +64,7 @@ class Subject:
     leaves: tuple[Any, ...]
     names: tuple[str, ...]
     form: Form | None
-    axes: Mapping[tuple[int, int], Dim]
+    axes: Mapping[tuple[int, int], Size]
     dims: Box
 
     @classmethod
@@ -73,6 +74,10 @@ class Subject:
         if not callable(fn):
             what = type(fn).__name__
             raise located(ArgumentError, f"export: expected a function or a Module, got {what}")
+        if any(kind.__module__.startswith("torch.") for kind in type(fn).__mro__):
+            want = f"a function or a Module of vtc, got {type(fn).__name__} of PyTorch"
+            hint = "write it with vtc.nn; load_state_dict takes its weights"
+            raise located(ArgumentError, f"export: {name}: expected {want}; {hint}")
         _check_kinds(name, point)
         _check_call(name, fn, point)
         leaves, form = flatten((tuple(point.args), dict(point.kwargs)))
@@ -83,34 +88,37 @@ class Subject:
                 kind = type(leaf)
                 own = kind.__module__ in ("builtins", "__main__")
                 got = kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}"
+                shares = hasattr(leaf, "__dlpack__")
+                hint = "vtc.from_dlpack takes it" if shares else "let the function hold it instead"
                 raise located(
                     ArgumentError,
                     f"export: {name}: expected {what} to be a tensor, a number, a text or None, "
-                    f"got {got}; let the function hold it instead",
+                    f"got {got}; {hint}",
                 )
-        axes = _axes(name, point.dynamic, names, leaves, form)
-        dims = tuple(dict.fromkeys(axes.values()))
+        found = _axes(name, point.dynamic, names, leaves, form)
+        dims = tuple(dict.fromkeys([d for d in found.values() if isinstance(d, Dim)]))
+        axes = {at: d.sym if isinstance(d, Dim) else d for at, d in found.items()}
         return cls(name, fn, tuple(leaves), tuple(names), form, axes, dims)
 
     @property
     def sizes(self) -> dict[str, int]:
         """The dims in the example."""
-        return {d.name: self.leaves[i].shape[axis] for (i, axis), d in self.axes.items()}
+        known = {size: self.leaves[i].shape[axis] for (i, axis), size in self.axes.items()}
+        return {d.name: known[d.sym] for d in self.dims}
 
-    def trace(self, box: Box) -> Traced:
-        """The program for the sizes in ``box``."""
+    def trace(self, box: Box, fresh: frozenset[int] = frozenset()) -> Traced:
+        """The program for the sizes in ``box``; the results ``fresh`` are outputs of their own."""
         chosen = {d.name: _typical(d, self.sizes[d.name]) for d in box}
-        by_name = {d.name: d for d in box}
+        fixed = {d.name: d.min for d in box if d.min == d.max}
         leaves, types = list(self.leaves), {}
         for i, leaf in enumerate(self.leaves):
             if not isinstance(leaf, Tensor):
                 continue
-            shape, sizes = list(leaf.shape), list[Size](leaf.shape)
+            shape, sizes = list[Size](leaf.shape), list[Size](leaf.shape)
             for axis in range(len(shape)):
-                if (dim := self.axes.get((i, axis))) is not None:
-                    at = by_name[dim.name]
-                    shape[axis] = chosen[dim.name]
-                    sizes[axis] = chosen[dim.name] if at.min == at.max else at.sym
+                if (size := self.axes.get((i, axis))) is not None:
+                    shape[axis] = substitute(size, chosen)
+                    sizes[axis] = substitute(size, fixed)
             # Tensors of their own: a package's arguments never share memory.
             leaves[i] = dispatch.constant(0, leaf.dtype, tuple(shape), leaf.device)
             if leaf.requires_grad:
@@ -119,7 +127,7 @@ class Subject:
         open_dims = tuple(d for d in box if d.min != d.max)
         return trace(
             Request(
-                self.name, Whole(self.fn), leaves, self.names, self.form, types, open_dims,
+                self.name, Whole(self.fn, fresh), leaves, self.names, self.form, types, open_dims,
                 {d.name: chosen[d.name] for d in open_dims}, may_guard=False,
             )
         )  # fmt: skip
@@ -127,27 +135,31 @@ class Subject:
 
 @final
 class Whole:
-    """``fn`` whose results that are views, or have a history, are values of their own."""
+    """``fn`` whose results that are views, or have a history, are values of their own; so are
+    those at the places in ``fresh``.
+    """
 
-    def __init__(self, fn: Any) -> None:
-        self.fn = fn
+    def __init__(self, fn: Any, fresh: frozenset[int]) -> None:
+        self.fn, self.fresh = fn, fresh
         self.__self__ = getattr(fn, "__self__", fn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What ``fn`` returns."""
-        return tree_map(_whole, self.fn(*args, **kwargs))
+        leaves, form = flatten(self.fn(*args, **kwargs))
+        whole = [_whole(x, fresh=k in self.fresh) for k, x in enumerate(leaves)]
+        return unflatten(form, whole)
 
     def __guards__(self) -> Any:
         """What a trace reads besides."""
         return self.fn
 
 
-def _whole(x: Any) -> Any:
+def _whole(x: Any, *, fresh: bool) -> Any:
     if not isinstance(x, Tensor):
         return x
     capture = dispatch.state.capture
     root = capture.cell(x) is not None
-    if root and (x._storage is not None or not capture.requires(x)):
+    if root and not fresh and (x._storage is not None or not capture.requires(x)):
         return x
     with dispatch.no_grad():
         return x.clone()
@@ -166,9 +178,9 @@ class Found:
 def cover(subject: Subject, plans: Callable[[Program], Any]) -> list[Found]:
     """Programs for every size, with what ``plans`` makes of each; it may raise CodegenError."""
 
-    def found(box: Box) -> Found:
+    def found(box: Box, fresh: frozenset[int] = frozenset()) -> Found:
         try:
-            traced = subject.trace(box)
+            traced = subject.trace(box, fresh)
             return Found(box, traced, plans(traced.program))
         except (CaptureError, TypeCheckError, CodegenError) as error:
             if fixed := [f"{d.name} = {d.min}" for d in box if d.min == d.max]:
@@ -176,7 +188,30 @@ def cover(subject: Subject, plans: Callable[[Program], Any]) -> list[Found]:
                 error.add_note(f"export: this is so where {' and '.join(fixed)}{more}")
             raise
 
-    return _cover(subject, subject.dims, found)
+    some = _cover(subject, subject.dims, found)
+    fresh = _unlike([f.traced.parts for f in some])
+    return [found(f.dims, fresh) for f in some] if fresh else some
+
+
+def _unlike(several: Sequence[Sequence[Part]]) -> frozenset[int]:
+    """The tensors that must be outputs of their own, as ``x[:4]`` is ``x`` where it has 4 rows:
+    all that are an output somewhere, if some program has another input or output there.
+    """
+    roles = [tuple(map(_role, parts)) for parts in several]
+    if len(set(roles)) < 2:
+        return frozenset()
+    return frozenset([k for parts in several for k, p in enumerate(parts) if isinstance(p, Made)])
+
+
+def _role(part: Part) -> Hashable:
+    """Which output or input a tensor among the results is; None of others."""
+    match part:
+        case Made(output=output):
+            return output
+        case Given(source=source):
+            return source.kind, source.index, id(source.tensor), source.option
+        case Plain():
+            return None
 
 
 def _cover(subject: Subject, box: Box, found: Callable[[Box], Found]) -> list[Found]:
@@ -318,8 +353,8 @@ def _axes(
     names: Sequence[str],
     leaves: Sequence[Any],
     form: Form | None,
-) -> dict[tuple[int, int], Dim]:
-    found: dict[tuple[int, int], Dim] = {}
+) -> dict[tuple[int, int], Dim | Sym]:
+    found: dict[tuple[int, int], Dim | Sym] = {}
     known: dict[str, tuple[Dim, int, str]] = {}
     for key, axes in dynamic.items():
         i = _leaf(entry, key, names, form)
@@ -328,26 +363,51 @@ def _axes(
             got = type(x).__name__
             raise located(ArgumentError, f"export: {entry}: expected {what} a tensor, got {got}")
         for axis, dim in axes.items():
-            if not isinstance(dim, Dim) or not -x.ndim <= axis < x.ndim:
-                want = f"{what}, {x.type}, to have axis {axis} and a vtc.Dim for it"
+            if not isinstance(dim, Dim | Sym) or axis not in range(-x.ndim, x.ndim):
+                want = f"{what}, {x.type}, to have axis {axis!r} and a vtc.Dim for it"
                 raise located(ArgumentError, f"export: {entry}: expected {want}, got {dim}")
-            if dim.name in RESERVED:
-                want = "a name for a dim that is no word of programs"
-                raise located(ArgumentError, f"export: {entry}: expected {want}, got {dim.name!r}")
-            at, n = f"axis {axis} of {what}", x.shape[axis]
-            first, size, where = known.setdefault(dim.name, (dim, n, at))
-            if first != dim:
-                both = f"{first} and {dim}"
-                raise located(ArgumentError, f"export: {entry}: expected one dim, got {both}")
-            if n != size:
-                both = f"{size} ({where}) and {n} ({at})"
-                raise located(
-                    ArgumentError, f"export: {entry}: expected one size of {dim.name}, got {both}"
-                )
-            if n < dim.min or (dim.max is not None and n > dim.max) or n % dim.multiple:
-                raise located(ArgumentError, f"export: {entry}: expected {dim}, got {n} ({at})")
+            if isinstance(dim, Dim):
+                _check_dim(entry, dim, x.shape[axis], f"axis {axis} of {what}", known)
             found[i, axis % x.ndim] = dim
+    for (i, axis), size in found.items():
+        if isinstance(size, Sym):
+            at = f"axis {axis} of {names[i]}"
+            _check_derived(entry, size, leaves[i].shape[axis], at, known)
     return found
+
+
+def _check_dim(
+    entry: str, dim: Dim, n: int, at: str, known: dict[str, tuple[Dim, int, str]]
+) -> None:
+    """ArgumentError unless ``dim`` is ``n`` in the example, here as in other places."""
+    if dim.name in RESERVED:
+        want = "a name for a dim that is no word of programs"
+        raise located(ArgumentError, f"export: {entry}: expected {want}, got {dim.name!r}")
+    first, size, where = known.setdefault(dim.name, (dim, n, at))
+    if first != dim:
+        raise located(ArgumentError, f"export: {entry}: expected one dim, got {first} and {dim}")
+    if n != size:
+        both = f"{size} ({where}) and {n} ({at})"
+        raise located(
+            ArgumentError, f"export: {entry}: expected one size of {dim.name}, got {both}"
+        )
+    if n < dim.min or (dim.max is not None and n > dim.max) or n % dim.multiple:
+        raise located(ArgumentError, f"export: {entry}: expected {dim}, got {n} ({at})")
+
+
+def _check_derived(
+    entry: str, size: Sym, n: int, at: str, known: Mapping[str, tuple[Dim, int, str]]
+) -> None:
+    """ArgumentError unless ``size`` follows from dims that are sizes of axes, and never is < 0."""
+    if missing := sorted(symbols(size) - known.keys()):
+        want = f"{missing[0]} to be the size of an axis itself, as {size} ({at}) follows from it"
+        raise located(ArgumentError, f"export: {entry}: expected {want}, got none")
+    least, _ = bounds(size, {name: (d.min, d.max) for name, (d, _, _) in known.items()})
+    if least is None or least < 0:
+        want = f"{size} ({at}) to be at least 0 for every size in range"
+        raise located(ArgumentError, f"export: {entry}: expected {want}, got {least}")
+    if (wanted := substitute(size, {name: at[1] for name, at in known.items()})) != n:
+        raise located(ArgumentError, f"export: {entry}: expected {size} = {wanted}, got {n} ({at})")
 
 
 def _leaf(entry: str, key: str | int, names: Sequence[str], form: Form | None) -> int:
@@ -355,14 +415,10 @@ def _leaf(entry: str, key: str | int, names: Sequence[str], form: Form | None) -
         return names.index(key)
     args = form.children[0] if form is not None else None
     if isinstance(key, int) and args is not None and 0 <= key < len(args.children):
-        counts = list(map(_leaves, args.children))
+        counts = list(map(leaf_count, args.children))
         if counts[key] == 1:
             return sum(counts[:key])
     raise located(
         ArgumentError,
         f"export: {entry}: dynamic: expected one of the arguments {', '.join(names)}, got {key!r}",
     )
-
-
-def _leaves(form: Form | None) -> int:
-    return 1 if form is None else sum(map(_leaves, form.children))

@@ -21,7 +21,7 @@ from vtc.frontend.inputs import place
 from vtc.frontend.recorded import Slot, applying, record
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Tensor
-from vtc.frontend.tree import Form, flatten, unflatten
+from vtc.frontend.tree import Form, flatten, leaf_count, unflatten
 from vtc.ir.dims import Size
 from vtc.ir.graph import Node
 from vtc.ir.ops.batch import Lane, Randomness, Sweep
@@ -197,12 +197,8 @@ def _spread_dims(what: str, dims: Any, form: Form | None, count: int) -> list[in
         raise located(ArgumentError, f"vmap: expected as many {what} as there are, got {got}")
     found: list[int | None] = []
     for part, child in zip(parts, form.children, strict=True):
-        found += _spread_dims(what, part, child, _leaves(child))
+        found += _spread_dims(what, part, child, leaf_count(child))
     return found
-
-
-def _leaves(form: Form | None) -> int:
-    return 1 if form is None else sum(map(_leaves, form.children))
 
 
 def _words(form: Form) -> str:

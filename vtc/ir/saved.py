@@ -45,9 +45,7 @@ def to_json(plan: Plan) -> str:
         "inputs": [_buffer_out(b) for b in plan.inputs],
         "outputs": [_buffer_out(b) for b in plan.outputs],
         "arena": _size_out(plan.arena),
-        "kernels": [
-            [k.name, k.symbol, k.source, k.note, _build_out(k.build)] for k in plan.kernels
-        ],
+        "kernels": [_kernel_out(k) for k in plan.kernels],
         "steps": [_step_out(s) for s in plan.steps],
         "host": plan.host,
         "target": plan.target,

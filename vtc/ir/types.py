@@ -176,3 +176,8 @@ class TupleType:
 
 
 Type = TensorType | TupleType
+
+
+def tensors(type: Type) -> tuple[TensorType, ...]:
+    """The results of a type: one, or those of a tuple."""
+    return type.items if isinstance(type, TupleType) else (type,)

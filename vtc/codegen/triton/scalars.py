@@ -24,11 +24,11 @@ from typing import cast, final
 
 import numpy as np
 
-from vtc.codegen.scalar import refuse_complex
+from vtc.codegen.scalar import integer, refuse_complex, register
 from vtc.codegen.spelling import Spelling
 from vtc.codegen.trace import INSIDE, Cell, Let, Part, Trace, Value, needed, reads
 from vtc.errors import CodegenError
-from vtc.ir.dims import Size, Sym, bounds, symbols
+from vtc.ir.dims import Size, bounds, symbols
 from vtc.ir.scalar import Scalar
 from vtc.ir.types import DType, bool_, converted, f8e5m2, f32, i32, i64
 
@@ -87,11 +87,11 @@ class TritonScalars(Spelling):
     def const(self, value: complex, dtype: DType) -> Value:
         """A typed literal, rounded to ``dtype``; bools are ``0`` and ``1``."""
         text = _bare(value, dtype) if dtype is bool_ else literal(value, dtype)
-        return Value(dtype.accumulate, text, _integer(value, dtype))
+        return Value(dtype.accumulate, text, integer(value, dtype))
 
     def cast(self, x: Scalar, dtype: DType) -> Value:
         """``x.to(dtype)``; through a narrow float and back, where ``dtype`` is one."""
-        x, kept = _value(x), _register(dtype)
+        x, kept = _value(x), register(dtype)
         if dtype is bool_:
             return x if x.dtype is bool_ else self._let(bool_, x, " != 0")
         if dtype is f8e5m2:
@@ -106,7 +106,7 @@ class TritonScalars(Spelling):
         x, word = _value(x), dtype.word
         if dtype.kind != "float":
             return self._plain(x, word)
-        if _register(dtype) is not dtype:
+        if register(dtype) is not dtype:
             x = self._loaded(x, dtype) or self._let(dtype, *self.stored(x, dtype))
         return self._let(word, "tl.cast(", x, f", {NAMES[word.name]}, bitcast=True)")
 
@@ -118,7 +118,7 @@ class TritonScalars(Spelling):
         if dtype.kind != "float":
             return self._plain(x, dtype)
         bits: tuple[Part, ...] = ("tl.cast(", x, f", {NAMES[dtype.name]}, bitcast=True)")
-        narrow = _register(dtype) is not dtype
+        narrow = register(dtype) is not dtype
         return self._widened(dtype, *bits) if narrow else self._let(dtype, *bits)
 
     def rounded(self, x: Value) -> Value:
@@ -198,13 +198,13 @@ class TritonScalars(Spelling):
         outside = self.trace.let("tl.int1", *asked, *limits, prefix="e", raises=True)
         wrong = Value(bool_, outside)
         name = self.trace.let("tl.int64", "tl.where(", wrong, ", 0, ", x, ")", prefix="j")
-        return self._index(name, size)
+        return self.index(name, size)
 
     def clamp_index(self, x: Scalar, upper: Size) -> Size:
         """An index by two comparisons."""
         inner = ("tl.minimum(", self._plain(_value(x), i64), ", ", upper, ")")
         name = self.trace.let("tl.int64", "tl.maximum(", *inner, ", 0)", prefix="j")
-        return self._index(name, upper + 1)
+        return self.index(name, upper + 1)
 
     def from_index(self, index: Size, dtype: DType) -> Value:
         """The expression itself as i64, else converted."""
@@ -213,7 +213,7 @@ class TritonScalars(Spelling):
             return self.const(index, dtype)
         if dtype is i64:
             return Value(i64, "", index)
-        kept = _register(dtype)
+        kept = register(dtype)
         size = index if dtype is i32 else None
         made = self._let(kept, "tl.cast(", index, f", {NAMES[kept.name]})", size=size)
         return self.cast(made, dtype)
@@ -226,7 +226,7 @@ class TritonScalars(Spelling):
 
     def load(self, cell: Cell, dtype: DType, other: float) -> Value:
         """The elements in ``cell``; ``other`` where the mask is false."""
-        kept = _register(dtype)
+        kept = register(dtype)
         masked: tuple[Part, ...] = (INSIDE,)
         if self.mask is not None:
             masked = (INSIDE, " & ", self.mask, f", {_bare(other, dtype)}")
@@ -251,13 +251,6 @@ class TritonScalars(Spelling):
     def assigned(self, cell: Cell, x: Scalar, dtype: DType) -> tuple[Part, ...]:
         """A store of what is inside."""
         return ("tl.store(", cell, ", ", *self.stored(x, dtype), ", ", INSIDE, ")")
-
-    def both(self, x: Scalar | None, y: Scalar | None) -> Value | None:
-        """The conjunction of two masks; None is always true."""
-        if x is None or y is None:
-            one = y if x is None else x
-            return None if one is None else _value(one)
-        return self._bitwise("and_", _value(x), _value(y))
 
     def _let(self, dtype: DType, *parts: Part, size: Size | None = None) -> Value:
         return self.trace.value(dtype, *parts, ctype=NAMES[dtype.name], size=size)
@@ -323,12 +316,6 @@ class TritonScalars(Spelling):
             return x
         size = x.size if dtype in (i32, i64) else None
         return self._let(dtype, "tl.cast(", typed(x), f", {NAMES[dtype.name]})", size=size)
-
-    def _index(self, name: str, size: Size) -> Size:
-        high = size - 1 if isinstance(size, int) else None
-        self.trace.facts.ranges[name] = (0, max(high, 0) if high is not None else None)
-        self.trace.facts.extents[name] = size
-        return Sym.var(name)
 
     def _unary_integer(self, fn: str, x: Value) -> Value:
         dtype = x.dtype
@@ -397,15 +384,6 @@ def _bare(value: complex, dtype: DType) -> str:
 
 
 _UNSIGNED = ("u8", "bool")
-
-
-def _integer(value: complex, dtype: DType) -> Size | None:
-    return int(cast(int, value)) if dtype in (i32, i64) else None
-
-
-def _register(dtype: DType) -> DType:
-    refuse_complex("kernel", dtype)
-    return dtype.accumulate
 
 
 def _is_power(size: int) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise, random, special, view
-from vtc.frontend.functions.arguments import Value, axis, expect_tensor, own_axis
+from vtc.frontend.functions.arguments import axis, expect_tensor, own_axis
 from vtc.frontend.functions.once import once
 from vtc.frontend.functions.promotion import cast, to_float
 from vtc.frontend.source import located
@@ -69,7 +69,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
 
 @once("leaky_relu")
 def _leaky(x: Tensor, slope: float) -> Tensor:
-    return _choose(comparison.gt(x, 0), x, elementwise.mul(x, slope))
+    return comparison.where(comparison.gt(x, 0), x, elementwise.mul(x, slope))
 
 
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
@@ -100,9 +100,9 @@ def _bent(input: Tensor, scale: float, factor: float, rate: float) -> Tensor:
     """``scale * input`` where ``input > 0``, else ``factor * (exp(rate * input) - 1)``."""
     above = input if scale == 1 else elementwise.mul(input, scale)
     low = comparison.le(input, 0)
-    below = _choose(low, input, 0)  # never overflows, so no NaN gradient
+    below = comparison.where(low, input, 0)  # never overflows, so no NaN gradient
     below = below if rate == 1 else elementwise.mul(below, rate)
-    return _choose(low, elementwise.mul(special.expm1(below), factor), above)
+    return comparison.where(low, elementwise.mul(special.expm1(below), factor), above)
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         raise located(TypeCheckError, f"prelu: expected a weight of 1 or {channels} numbers, {got}")
     shape = (1, w.numel, *(1,) * (x.rank - 2)) if w.numel != 1 else ()
     slope = view.reshape(weight, shape)
-    return _choose(comparison.gt(input, 0), input, elementwise.mul(input, slope))
+    return comparison.where(comparison.gt(input, 0), input, elementwise.mul(input, slope))
 
 
 def rrelu(
@@ -135,7 +135,7 @@ def rrelu(
         return leaky_relu(input, (lower + upper) / 2, inplace)
     x = _kept(input, inplace)
     slope = elementwise.add(elementwise.mul(random.rand_like(input), upper - lower), lower)
-    out = _choose(comparison.le(x, 0), elementwise.mul(x, slope), x)
+    out = comparison.where(comparison.le(x, 0), elementwise.mul(x, slope), x)
     return _into(input, out, inplace)
 
 
@@ -145,7 +145,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     x = elementwise.mul(input, beta)
     small = elementwise.exp(elementwise.neg(elementwise.abs(x)))
     smooth = elementwise.add(elementwise.maximum(x, 0), special.log1p(small))
-    return _choose(comparison.gt(x, threshold), input, elementwise.div(smooth, beta))
+    return comparison.where(comparison.gt(x, threshold), input, elementwise.div(smooth, beta))
 
 
 @once("logsigmoid")
@@ -175,8 +175,8 @@ def hardtanh(
 ) -> Tensor:
     """``input`` clamped to ``[min_val, max_val]``; its gradient at the bounds is 0."""
     x = _kept(input, inplace)
-    above = _choose(comparison.le(x, min_val), min_val, x)
-    return _into(input, _choose(comparison.ge(above, max_val), max_val, above), inplace)
+    above = comparison.where(comparison.le(x, min_val), min_val, x)
+    return _into(input, comparison.where(comparison.ge(above, max_val), max_val, above), inplace)
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
@@ -202,7 +202,7 @@ def _hardswish(x: Tensor) -> Tensor:
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """``input`` above ``threshold``, else ``value``."""
     x = _kept(input, inplace)
-    return _into(input, _choose(comparison.le(x, threshold), value, x), inplace)
+    return _into(input, comparison.where(comparison.le(x, threshold), value, x), inplace)
 
 
 def tanhshrink(input: Tensor) -> Tensor:
@@ -215,14 +215,14 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     if lambd < 0:
         raise located(ArgumentError, f"softshrink: expected lambd >= 0, got {lambd}")
     near = elementwise.mul(input, 0)  # NaN stays
-    low = _choose(comparison.lt(input, -lambd), elementwise.add(input, lambd), near)
-    return _choose(comparison.gt(input, lambd), elementwise.sub(input, lambd), low)
+    low = comparison.where(comparison.lt(input, -lambd), elementwise.add(input, lambd), near)
+    return comparison.where(comparison.gt(input, lambd), elementwise.sub(input, lambd), low)
 
 
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """``input``, and 0 within ``lambd``."""
     inside = comparison.logical_and(comparison.ge(input, -lambd), comparison.le(input, lambd))
-    return _choose(inside, 0, input)
+    return comparison.where(inside, 0, input)
 
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:
@@ -260,8 +260,3 @@ def softmin(input: Tensor, dim: int, dtype: DType | None = None) -> Tensor:
 def _along(name: str, input: Tensor, dim: int, dtype: DType | None) -> tuple[int, Tensor]:
     expect_tensor(name, "input", input)
     return axis(name, dim, input.type.rank), cast(input, dtype or input.type.dtype)
-
-
-def _choose(condition: Tensor, x: Value, y: Value) -> Tensor:
-    chosen: Tensor = comparison.where(condition, x, y)
-    return chosen

@@ -43,8 +43,15 @@ def is_number(value: object) -> bool:
 def expect_tensor(name: str, argument: str, value: object) -> None:
     """ArgumentError unless ``value`` is a tensor."""
     if not is_tensor(value):
-        got = type(value).__name__
-        raise located(ArgumentError, f"{name}: expected {argument} to be a Tensor, got {got}")
+        hint = "; use vtc.as_tensor" if hasattr(value, "__array__") else ""
+        want = f"expected {argument} to be a Tensor"
+        raise located(ArgumentError, f"{name}: {want}, got {type_name(value)}{hint}")
+
+
+def type_name(value: object) -> str:
+    """What the type of ``value`` is called; tensors of others with their library."""
+    name, library = type(value).__name__, type(value).__module__.partition(".")[0]
+    return f"{library}.{name}" if name == "Tensor" and library != "vtc" else name
 
 
 def axis(name: str, dim: int, rank: int) -> int:

@@ -7,7 +7,7 @@ masked_fill(x, mask, -inf)
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
@@ -18,9 +18,9 @@ from vtc.frontend.functions.promotion import (
     common_shape,
     expand_to,
     fit,
-    number,
     pointwise,
     result_type,
+    tensor_of,
 )
 from vtc.frontend.source import located
 from vtc.ir.ops.elementwise import Elementwise
@@ -201,6 +201,10 @@ def _bitwise(op: Elementwise, name: str, *values: Value) -> Tensor:
 # choosing
 
 
+@overload
+def where(condition: Tensor) -> tuple[Tensor, ...]: ...
+@overload
+def where(condition: Tensor, input: Value, other: Value) -> Tensor: ...
 def where(condition: Tensor, input: Value | None = None, other: Value | None = None) -> Any:
     """``input`` where ``condition`` (bool) is true, else ``other``.
 
@@ -229,7 +233,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Value) -> Tensor:
         raise located(TypeCheckError, f"masked_fill: expected a 0-d value, got {value.type}")
     dtype = input.type.dtype
     shape = common_shape("masked_fill", [input.type, mask.type])
-    filler = cast(value, dtype) if is_tensor(value) else number(value, dtype)
+    filler = tensor_of(value, dtype)
     x, fill = (expand_to("masked_fill", v, shape) for v in (input, filler))
     return dispatch.apply(Where(), expand_to("masked_fill", mask, shape), fill, x)
 

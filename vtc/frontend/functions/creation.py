@@ -15,7 +15,7 @@ from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise
 from vtc.frontend.functions.arguments import Number, Where, expect_tensor, is_tensor, place, shape
-from vtc.frontend.functions.promotion import cast, checked, number, plain
+from vtc.frontend.functions.promotion import cast, checked, number, number_dtype, plain
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, Sym, floordiv
 from vtc.ir.ops.fill import Iota
@@ -41,8 +41,11 @@ def tensor(
 
 
 def as_tensor(data: Any, dtype: DType | None = None, device: Where = None) -> Tensor:
-    """``data`` as a tensor: itself if it is one, sharing memory if it is an array."""
-    if is_tensor(data):
+    """``data`` as a tensor: itself if it is one, sharing memory if it is an array, or a tensor of
+    another library that has ``__dlpack__``.
+    """
+    if not isinstance(data, np.ndarray) and hasattr(data, "__dlpack_device__"):
+        data = data if is_tensor(data) else from_dlpack(data)
         return cast(data if device is None else data.to(device), dtype or data.type.dtype)
     if isinstance(data, np.ndarray) and (dtype is None or dtype.numpy == data.dtype):
         return _made(_known(data), device, False)
@@ -203,7 +206,7 @@ def full(
 ) -> Tensor:
     """``fill_value`` everywhere; it decides the dtype if none is given."""
     sizes = shape("full", (size,) if isinstance(size, int) else size)
-    want = dtype or _number_dtype(fill_value)
+    want = dtype or number_dtype(fill_value)
     return _filled("full", sizes, fill_value, want, device, requires_grad)
 
 
@@ -327,18 +330,6 @@ def _filled(
     if isinstance(fill, Sym):
         return _asked(number(fill, dtype, sizes), requires_grad)
     return _asked(dispatch.constant(fill, dtype, sizes, place(device)), requires_grad)
-
-
-def _number_dtype(value: Number) -> DType:
-    match plain(value):
-        case bool():
-            return bool_
-        case float():
-            return dispatch.default_dtype()
-        case complex():
-            return c128 if dispatch.default_dtype() is f64 else c64
-        case _:
-            return i64
 
 
 # in steps

@@ -15,8 +15,8 @@ import numpy as np
 from vtc.errors import ArgumentError, CaptureError, IndexRangeError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, contract, elementwise, reduce, strides, view
-from vtc.frontend.functions.arguments import Number, Value, expect_tensor, is_tensor, own_axis
-from vtc.frontend.functions.promotion import cast, number, result_type, to_float
+from vtc.frontend.functions.arguments import Number, Value, expect_tensor, own_axis
+from vtc.frontend.functions.promotion import cast, number, result_type, tensor_of, to_float
 from vtc.frontend.source import located
 from vtc.ir.ops.index import Gather, ScatterAdd
 from vtc.ir.ops.sort import Searchsorted
@@ -45,7 +45,7 @@ def searchsorted(
     if side not in (None, "left", "right") or (side == "left" and right):
         raise located(ArgumentError, f"{name}: expected side to be left or right, got {side!r}")
     dtype = result_type(sorted_sequence, input)
-    row, values = cast(sorted_sequence, dtype), _tensor(input, dtype)
+    row, values = cast(sorted_sequence, dtype), tensor_of(input, dtype)
     if not row.type.rank:
         raise located(TypeCheckError, f"{name}: expected a sequence, got {row.type}")
     if sorter is not None:
@@ -69,10 +69,6 @@ def bucketize(
         want = "bucketize: expected boundaries of 1 dim"
         raise located(TypeCheckError, f"{want}, got {boundaries.type}")
     return searchsorted(boundaries, input, out_int32=out_int32, right=right)
-
-
-def _tensor(value: Value, dtype: Any) -> Tensor:
-    return cast(value, dtype) if is_tensor(value) else number(value, dtype)
 
 
 # counts

@@ -20,7 +20,7 @@ from vtc.frontend.functions import (
     scan,
     view,
 )
-from vtc.frontend.functions.arguments import Value, expect_tensor
+from vtc.frontend.functions.arguments import expect_tensor
 from vtc.frontend.functions.loss import check_reduction, reduced
 from vtc.frontend.functions.promotion import cast
 from vtc.frontend.source import located
@@ -105,8 +105,8 @@ def hinge_embedding_loss(
 ) -> Tensor:
     """The distance ``input`` where ``target`` is 1, ``max(0, margin - input)`` where it is -1."""
     check_reduction("hinge_embedding_loss", reduction)
-    beyond = _where(comparison.ne(target, 1), _above(elementwise.sub(margin, input)), 0.0)
-    own = _where(comparison.ne(target, -1), input, 0.0)
+    beyond = comparison.where(comparison.ne(target, 1), _above(elementwise.sub(margin, input)), 0.0)
+    own = comparison.where(comparison.ne(target, -1), input, 0.0)
     return reduced(elementwise.add(beyond, own), reduction)
 
 
@@ -121,8 +121,10 @@ def cosine_embedding_loss(
                for x in (input1, input2)]  # fmt: skip
     product = reduce.sum(elementwise.mul(input1, input2), -1)
     cosine = elementwise.div(product, elementwise.sqrt(elementwise.mul(*squares)))
-    alike = _where(comparison.eq(target, 1), elementwise.sub(1, cosine), 0.0)
-    unlike = _where(comparison.eq(target, -1), _above(elementwise.sub(cosine, margin)), 0.0)
+    alike = comparison.where(comparison.eq(target, 1), elementwise.sub(1, cosine), 0.0)
+    unlike = comparison.where(
+        comparison.eq(target, -1), _above(elementwise.sub(cosine, margin)), 0.0
+    )
     return reduced(elementwise.add(alike, unlike), reduction)
 
 
@@ -160,7 +162,7 @@ def multi_margin_loss(
     if weight is not None:
         loss = elementwise.mul(loss, view.unsqueeze(index.take(weight, target), -1))
     classes = dispatch.create(Iota(shape=x.shape, axis=x.rank - 1, dtype=i64), input.device)
-    others = _where(comparison.eq(classes, at), 0.0, loss)
+    others = comparison.where(comparison.eq(classes, at), 0.0, loss)
     return reduced(reduce.mean(others, -1), reduction)
 
 
@@ -187,7 +189,7 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, reduction: str = "mean
     taken = index.scatter_add(elementwise.mul(before, 0), -1, at, before)
     others = view.unsqueeze(comparison.eq(taken, 0), -2)
     pairs = comparison.logical_and(view.unsqueeze(chosen, -1), others)
-    loss = reduce.sum(_where(pairs, gaps, 0.0), (-2, -1))
+    loss = reduce.sum(comparison.where(pairs, gaps, 0.0), (-2, -1))
     return reduced(elementwise.div(loss, int(input.shape[-1])), reduction)
 
 
@@ -207,8 +209,3 @@ def multilabel_soft_margin_loss(
 
 def _above(x: Tensor) -> Tensor:
     return elementwise.clamp(x, min=0)
-
-
-def _where(condition: Tensor, x: Value, y: Value) -> Tensor:
-    chosen: Tensor = comparison.where(condition, x, y)
-    return chosen

@@ -93,8 +93,7 @@ _eq, _ne = operator(comparison.eq), operator(comparison.ne)
 
 def _where(input: Tensor, condition: Tensor, other: Value) -> Tensor:
     """``input`` where ``condition`` is true, else ``other``."""
-    chosen: Tensor = comparison.where(condition, input, other)
-    return chosen
+    return comparison.where(condition, input, other)
 
 
 def _itself(input: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtc.errors import ArgumentError, GradientError, TypeCheckError
 from vtc.frontend import dispatch
-from vtc.frontend.functions.arguments import is_tensor
+from vtc.frontend.functions.arguments import is_tensor, type_name
 from vtc.frontend.functions.promotion import assign
 from vtc.frontend.source import located
 
@@ -62,8 +62,8 @@ def with_out(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _put(name: str, out: Tensor, found: Tensor) -> Tensor:
     if not is_tensor(out):
-        got = type(out).__name__
-        raise located(ArgumentError, f"{name}: expected out to be a Tensor, got {got}")
+        want = f"expected out to be a Tensor, got {type_name(out)}"
+        raise located(ArgumentError, f"{name}: {want}")
     if dispatch.grad_enabled() and (out.requires_grad or found.requires_grad):
         raise located(GradientError, f"{name}: no gradient flows through out=, use no_grad")
     if out.type.shape != found.type.shape:

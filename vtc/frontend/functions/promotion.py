@@ -75,14 +75,15 @@ def result_type(*tensors: Value) -> DType:
 
 def _grouped(value: Value) -> tuple[int, DType]:
     if not is_tensor(value):
-        return 2, _number_dtype(value)
+        return 2, number_dtype(value)
     type = value.type
     if value._weak:
         return 2, dispatch.default_dtype() if type.dtype.kind == "float" else type.dtype
     return (0 if type.rank else 1), type.dtype
 
 
-def _number_dtype(value: object) -> DType:
+def number_dtype(value: object) -> DType:
+    """What a tensor of the Python number ``value`` has: the default dtype, i64, bool or complex."""
     match plain(value):
         case bool():
             return bool_
@@ -219,6 +220,11 @@ def number(value: Value | Sym, dtype: DType, shape: Sequence[Size] = ()) -> Tens
         return dispatch.apply(Full(shape=tuple(shape), value=plain_value, dtype=dtype))
     # Eagerly one element is enough: the rest is a view of it.
     return expand_to("full", dispatch.apply(Full(shape=(), value=plain_value, dtype=dtype)), shape)
+
+
+def tensor_of(value: Value, dtype: DType) -> Tensor:
+    """A tensor, or a number as a 0-d one, as ``dtype``."""
+    return cast(value, dtype) if is_tensor(value) else number(value, dtype)
 
 
 def _size_value(size: Sym, dtype: DType) -> Tensor:

@@ -25,6 +25,7 @@ from vtc.frontend.functions.arguments import (
     own_axis,
     show,
     sizes,
+    type_name,
 )
 from vtc.frontend.functions.promotion import cast, checked, expand_to, promote_types, result_type
 from vtc.frontend.source import located
@@ -76,9 +77,9 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 def _tensors(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
     parts = [] if is_tensor(tensors) else list(tensors)
     if not parts or not all(map(is_tensor, parts)):
-        kinds = [p.__class__.__name__ for p in parts]
-        got = f"[{', '.join(kinds)}]" if parts else f"an empty {type(tensors).__name__}"
-        got = f"one {type(tensors).__name__}" if is_tensor(tensors) else got
+        kind = type(tensors).__name__
+        got = f"[{', '.join(map(type_name, parts))}]" if parts else f"an empty {kind}"
+        got = f"one {kind}" if is_tensor(tensors) else got
         raise located(ArgumentError, f"{name}: expected a non-empty sequence of Tensors, got {got}")
     return parts
 

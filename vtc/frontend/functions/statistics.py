@@ -28,7 +28,7 @@ from vtc.frontend.functions.arguments import (
 )
 from vtc.frontend.functions.creation import linspace
 from vtc.frontend.functions.histogram import searchsorted
-from vtc.frontend.functions.promotion import cast, number, result_type, to_float
+from vtc.frontend.functions.promotion import cast, number, result_type, tensor_of, to_float
 from vtc.frontend.source import located
 from vtc.ir.ops.index import ScatterAdd
 from vtc.ir.types import DType, bool_, i64
@@ -261,7 +261,7 @@ def isin(
     """
     del assume_unique
     dtype = result_type(elements, test_elements)
-    x, others = (_as(v, dtype) for v in (elements, test_elements))
+    x, others = (tensor_of(v, dtype) for v in (elements, test_elements))
     among = view.reshape(others, (others.type.numel,))
     n = among.type.numel
     if isinstance(n, int) and n <= _FEW:
@@ -276,10 +276,6 @@ def isin(
 
 
 _FEW = 16
-
-
-def _as(value: Value, dtype: DType) -> Tensor:
-    return cast(value, dtype) if is_tensor(value) else number(value, dtype)
 
 
 # differences

@@ -20,7 +20,7 @@ from vtc.ir.op import Needs, Op
 from vtc.ir.ops.control import Item
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.random import Advance
-from vtc.ir.types import TupleType
+from vtc.ir.types import TupleType, tensors
 
 Randomness = Literal["error", "different", "same"]
 
@@ -141,6 +141,5 @@ def _nothing(op: Op, inputs: Sequence[Expr], batched: Needs) -> Any:
     """The results for no example at all."""
     pairs = zip(inputs, batched, strict=True)
     type = op.infer(*(x.tensor.with_shape(x.shape[1:]) if b else x.type for x, b in pairs))
-    types = type.items if isinstance(type, TupleType) else (type,)
-    made = tuple(inputs[0].full((0, *t.shape), 0, t.dtype) for t in types)
+    made = tuple(inputs[0].full((0, *t.shape), 0, t.dtype) for t in tensors(type))
     return made if isinstance(type, TupleType) else made[0]

@@ -26,7 +26,7 @@ from vtc.ir.ops.expr import Expr, Exprs
 from vtc.ir.ops.view import IndexMap
 from vtc.ir.reverse import Entry, reverse
 from vtc.ir.scalar import Index
-from vtc.ir.types import Array, TensorType, TupleType, Type
+from vtc.ir.types import Array, TensorType, TupleType, Type, tensors
 
 T = TypeVar("T")
 
@@ -245,9 +245,8 @@ class Call(Control):
         takes = tuple(p.type for p in callee.params)
         wanted = f"{self.graph} expected {_listed(takes)}, got {_listed(inputs)}"
         self.check(takes == tuple(inputs), wanted)
-        gives = self.type.items if isinstance(self.type, TupleType) else (self.type,)
         wanted = f"{self.graph} returns {_listed(callee.result)}, expected {self.type}"
-        self.check(gives == callee.result, wanted)
+        self.check(tensors(self.type) == callee.result, wanted)
 
     def compute(self, run: Run, values: Sequence[Value]) -> Value:
         """The callee's outputs."""

@@ -18,7 +18,7 @@ from vtc.errors import ArgumentError
 from vtc.ir.types import Array
 from vtc.runtime.buffer import address
 from vtc.runtime.buffer import empty as empty_on_host
-from vtc.runtime.cuda.array import DeviceArray, empty, index_of, is_device, root
+from vtc.runtime.cuda.array import DeviceArray, empty, index_of, is_device
 from vtc.runtime.cuda.device import gpu
 from vtc.runtime.cuda.pinned import lease_of, pinned_empty
 
@@ -177,9 +177,3 @@ def _scatter(target: DeviceArray, source: Array) -> None:
     view[...] = source
     start, nbytes = _span(target)
     here.driver.copy(here.index, start, address(raw), nbytes, here.stream)
-
-
-def span_in_root(array: DeviceArray) -> tuple[int, int]:
-    """Offset in its block of memory and length of the bytes of an array, gaps included."""
-    start, nbytes = _span(array)
-    return start - address(root(array)), nbytes
