@@ -6,6 +6,7 @@ vtc pass cse FILE.vtc
 vtc export model.py:net --args "f32[batch=8:1..64, 784]" -o net.vtc --target cpu --target cuda:90
 vtc inspect net.vtc
 vtc run net.vtc --input x.npy --output y.npy
+vtc unpack net.vtc out
 vtc verify net.vtc
 vtc bench net.vtc
 """
@@ -28,6 +29,7 @@ VERBS = {
     "export": (lazy.module("vtc.commands.export"), "write a package"),
     "inspect": (lazy.module("vtc.commands.inspect"), "what is in a package"),
     "run": (lazy.module("vtc.commands.run"), "run a package on arrays in files"),
+    "unpack": (lazy.module("vtc.commands.unpack"), "make a folder for a C program of a package"),
     "verify": (
         lazy.module("vtc.commands.verify"),
         "check a package, and that it computes what it did when it was made",

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -65,11 +65,14 @@ class Goal:
     gpu: int | None = None
 
 
-def goals(names: Sequence[str], *, deterministic: bool = False) -> tuple[Goal, ...]:
+def goals(names: str | Sequence[str], *, deterministic: bool = False) -> tuple[Goal, ...]:
     """The targets called ``cpu``, ``cpu-x86-64-v3``, ``cuda``, ``cuda:90`` and the like, each once.
 
     ArgumentError if there is none of that name.
     """
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise ArgumentError(f'export: expected targets=["cpu", "cuda:90"], got {names!r}')
     found = {goal.name: goal for name in names for goal in _goals(name, deterministic)}
     if not found:
         raise ArgumentError("export: expected a target, got none")

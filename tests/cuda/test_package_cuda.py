@@ -191,7 +191,7 @@ def test_arrays_on_the_host_are_copied(model):
 def test_arrays_elsewhere(model):
     with pytest.raises(DeviceError, match=r"x: expected .* cuda:0 to overwrite, got one on cpu"):
         model.grow(vector())
-    with pytest.raises(ArgumentError, match=r"x: expected f32\[B\], got float64\[5\]"):
+    with pytest.raises(ArgumentError, match=r"x: expected f32\[B\], got f64\[5\]"):
         model.chain(GpuArray(to_device(vector().astype("f8"), 0)))
 
 

@@ -164,6 +164,61 @@ def test_few_sizes_get_a_program_each(tmp_path):
     assert "more than 64" in caught.value.__notes__[0]
 
 
+def test_sizes_that_follow_from_a_dim(tmp_path):
+    def f(x, pairs, more):
+        return pairs[::2] + x, more[1:] * x
+
+    n = vtc.Dim("n", 1, 6)
+    x, pairs, more = vtc.randn(3), vtc.randn(6), vtc.randn(4)
+    dynamic = {"x": {0: n}, "pairs": {0: 2 * n}, "more": {0: n + 1}}
+    path = vtc.export(f, (x, pairs, more), tmp_path / "f.vtc", dynamic=dynamic, targets=TARGET)
+    assert ranges(path) == [(1, 6)]
+    package = vtc.load(path)
+    for k in (1, 6):
+        args = vtc.randn(k), vtc.randn(2 * k), vtc.randn(k + 1)
+        for found, wanted in zip(package(*args), f(*args), strict=True):
+            np.testing.assert_array_equal(found, wanted.numpy())
+    with pytest.raises(ArgumentError, match=r"pairs: expected f32\[6\], got f32\[5\]"):
+        package(x, pairs[:5], more)
+    for axes, said in (
+        ({"pairs": {0: 2 * n}}, "expected n to be the size of an axis itself, as 2"),
+        ({"x": {0: n}, "pairs": {0: 3 * n}}, r"expected 3\*n = 9, got 6 \(axis 0 of pairs\)"),
+        ({"x": {0: n}, "more": {0: n - 2}}, r"n - 2 \(axis 0 of more\) to be at least 0 .*got -1"),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            vtc.export(f, (x, pairs, more), path, dynamic=axes, targets=TARGET)
+
+
+def test_sizes_are_results(tmp_path):
+    def f(x):
+        y = x * 2.0 if x.shape[0] == 1 else x + 1.0
+        return {"rows": x.shape[0], "y": y, "shape": y.shape, "more": 2 * x.numel() + 1}
+
+    dynamic = {0: {0: vtc.Dim("n", 0, 9)}}
+    path = vtc.export(f, (vtc.ones(4, 3),), tmp_path / "f.vtc", dynamic=dynamic, targets=TARGET)
+    assert ranges(path) == [(0, 0), (1, 1), (2, 9)]
+    package = vtc.load(path)
+    for n in (0, 1, 9, 2):
+        found = package(np.ones((n, 3), "f4"))
+        assert found.pop("y").shape == (n, 3)
+        assert found == {"rows": n, "shape": (n, 3), "more": 6 * n + 1}
+
+
+def test_results_may_be_arguments_for_some_sizes_only(tmp_path):
+    """A part of ``x`` is ``x`` where it is all of it, and two parts may be one."""
+
+    def f(x):
+        return x, x[-1:], x[:2], x + 1
+
+    dynamic = {0: {0: vtc.Dim("n", 0, 9)}}
+    path = vtc.export(f, (vtc.ones(4),), tmp_path / "f.vtc", dynamic=dynamic, targets=TARGET)
+    package = vtc.load(path)
+    for n in (0, 1, 2, 9):
+        x = np.arange(n, dtype="f4")
+        assert package(x)[0] is x
+        assert [y.tolist() for y in package(x)] == [y.tolist() for y in f(x)]
+
+
 def test_one_dim_in_two_arguments_is_one_size(tmp_path):
     n = vtc.Dim("n", 2, 16)
     both = {"x": {0: n}, "y": {1: n}}
@@ -330,6 +385,11 @@ GRADIENT = r"expected \.grad of .* to be None .*\n.*test_export.py:\d+ in leaves
         (lambda x: x.unfold(0, 3, 1), (), {"dynamic": WIDE}, VtcError, r"(?s)window.*test_export"),
         (abs, (), {"targets": ["cuda:75"]}, ArgumentError, "target of cpu, .*got 'cuda:75'"),
         (abs, (), {"targets": []}, ArgumentError, "expected a target, got none"),
+        (abs, (), {"targets": [90]}, ArgumentError, r"expected targets=\[.cpu., .*got \[90\]"),
+        (abs, (), {"targets": 90}, ArgumentError, r"expected targets=.*, got 90"),
+        (abs, (), {"name": 3}, ArgumentError, "expected a name, got int"),
+        (abs, (), {"dynamic": {0: {"0": vtc.Dim("n")}}}, ArgumentError, "to have axis '0'"),
+        (lambda x: x.expand(*[1] * 8, 3), (), {}, CaptureError, r"at most 8 axes, got f32\[1, 1"),
         (3, (), {}, ArgumentError, "expected a function or a Module, got int"),
     ],
 )
@@ -370,6 +430,10 @@ def test_what_a_newcomer_gets_wrong(tmp_path):
     x, path = vtc.ones(3), tmp_path / "f.vtc"
     with pytest.raises(VtcError, match="expected the path of a file, got none"):
         vtc.export(abs, (x,))
+    with pytest.raises(ArgumentError, match=r"got f\.vtc as the arguments: path='f\.vtc'"):
+        vtc.export({"a": (abs, (x,))}, "f.vtc")
+    with pytest.raises(ArgumentError, match="got tuple; the arguments come before it"):
+        vtc.export(abs, str(path), (x,))
     with pytest.raises(VtcError, match="expected the path of a file, got the folder"):
         vtc.export(abs, (x,), tmp_path)
     with pytest.raises(ArgumentError, match="abs: expected a tuple of arguments, got Tensor"):
@@ -386,11 +450,19 @@ def test_what_a_newcomer_gets_wrong(tmp_path):
     said = "one for each size does not either: add: sizes 2 and 3 do not match at dim 0: f32"
     assert said in caught.value.__notes__[0]
     few = {"x": {0: vtc.Dim("n", 2, 3)}}
-    said = "equal constants, for every size, got 2 where n = 2 and 3 where n = 3"
+    said = "equal constants, for every size, got False where n = 2 and True where n = 3"
     with pytest.raises(CaptureError, match=said), pytest.warns(VtcWarning, match="2 programs"):
-        vtc.export(lambda x: x.shape[0], (x,), path, dynamic=few, targets=TARGET)
+        vtc.export(lambda x: x.shape[0] > 2, (x,), path, dynamic=few, targets=TARGET)
     with pytest.raises(ArgumentError, match="path of a file that can be written, got"):
         vtc.export(abs, (x,), path / "below_a_file.vtc", targets=TARGET)
+
+
+def test_what_is_of_pytorch_is_refused_with_a_way_out(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    with pytest.raises(ArgumentError, match=r"got torch\.Tensor; vtc\.from_dlpack takes it"):
+        vtc.export(abs, (torch.ones(3),), tmp_path / "f.vtc")
+    with pytest.raises(ArgumentError, match=r"Module of vtc, got Linear of PyTorch; write it with"):
+        vtc.export(torch.nn.Linear(3, 3), (vtc.ones(3),), tmp_path / "f.vtc")
 
 
 def test_leaves_are_named_by_the_fields_they_are_in(tmp_path):

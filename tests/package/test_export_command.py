@@ -16,6 +16,7 @@ import vtc
 from vtc.__main__ import main
 from vtc.codegen.c import find_compiler
 from vtc.commands.arrays import load_npy, save_npy
+from vtc.commands.export import parse_arguments
 from vtc.runtime.machine import best_cpu
 
 TARGET = best_cpu(("cpu-x86-64-v3", "cpu-x86-64-v4")) or ""
@@ -189,6 +190,19 @@ def test_a_reader_may_stop_early(package):
     assert running.returncode == 1
 
 
+def test_who_has_only_the_package_unpacks_it(package, capsys):
+    folder = package.with_name("unpacked_later")
+    assert (
+        vtc_runtime("unpack", package, folder)
+        == f"{folder}: make, then ./main . ENTRY INPUT.npy ...\n"
+    )
+    early = {p.name for p in package.with_name("unpacked").iterdir()}
+    assert {"main.c", "Makefile", "manifest.json"} <= {p.name for p in folder.iterdir()} <= early
+    assert main(["export", str(package), "--emit-c", str(folder)]) == 1
+    assert "got '" in (said := capsys.readouterr().err)
+    assert said.endswith("net.vtc'; vtc unpack makes a folder of a package\n")
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_the_unpacked_folder_makes_a_program(package):
     folder, x, y = package.with_name("unpacked"), package.with_name("x.npy"), "y.npy"
@@ -196,6 +210,14 @@ def test_the_unpacked_folder_makes_a_program(package):
     subprocess.run(["./main", ".", "forward", str(x)], cwd=folder, check=True)
     vtc_runtime("run", package, "-i", x, "-o", folder / y)
     np.testing.assert_array_equal(np.load(folder / "forward.0.npy"), np.load(folder / y))
+
+
+def test_sizes_on_the_command_line():
+    words = ["f32[n=3:1..9, 2]", "i64[n]", "m=f32[2*n + 1]", "f32[ 4 ]"]
+    args, kwargs, dynamic = parse_arguments(words)
+    assert [x.shape for x in (*args, kwargs["m"])] == [(3, 2), (3,), (4,), (7,)]
+    n = vtc.Dim("n", 1, 9)
+    assert dynamic == {0: {0: n}, 1: {0: n}, "m": {0: 2 * n + 1}}
 
 
 def test_arguments_of_every_kind(tmp_path, capsys):
@@ -217,6 +239,7 @@ def test_arguments_of_every_kind(tmp_path, capsys):
     (tmp_path / "text.npy").write_text("text")
     for wrong, said in (
         (["f32[n]"], "expected a size"),
+        (["f32[2*n]"], "or 2*batch of a batch named before, got '2*n'"),
         (["nonsense("], "expected an .npy file, a type"),
         ([str(tmp_path / "f.npy")], "f.npy: expected an .npy file, got No such file"),
         ([str(tmp_path / "text.npy")], "text.npy: expected an .npy file, got another kind"),

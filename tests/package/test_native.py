@@ -15,13 +15,25 @@ import pytest
 from handmade import added, params, positional, target
 from native_build import NATIVE, WARNINGS, build, cases, compiler, run_cases
 
+import vtc
+from vtc.errors import PackageError
+from vtc.ir.dims import Sym
 from vtc.ir.graph import GraphBuilder, Program
 from vtc.ir.ops.index import Gather
 from vtc.ir.types import TensorType, f32, i64
 from vtc.packing import Packing, goals
 from vtc.runtime.archive import WEIGHTS, Archive, write
 from vtc.runtime.package import load
-from vtc.runtime.signature import Entry, FromInput, FromOutput, Manifest, TensorInput, Variant
+from vtc.runtime.signature import (
+    Entry,
+    Form,
+    FromInput,
+    FromOutput,
+    FromSize,
+    Manifest,
+    TensorInput,
+    Variant,
+)
 from vtc.runtime.weights import Safetensors, save
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
@@ -186,6 +198,23 @@ def test_main_runs_a_package_on_npy_files(program, folder):
     np.testing.assert_array_equal(np.load(folder / "forward.0.npy"), known["y"])
 
 
+def test_main_leaves_out_results_that_are_sizes(program, folder):
+    members = {WEIGHTS: Safetensors(handmade.mlp_weights())}
+    manifest = handmade.mlp_manifest(members)
+    pair = Form("tuple", (), (None, None))
+    results = (FromSize(2 * handmade.B), FromOutput(0))
+    entry = replace(manifest.entries["forward"], results=results, result_tree=pair)
+    path = write(folder / "sized.vtc", members, replace(manifest, entries={"forward": entry}))
+    known = read(folder)
+    np.save(folder / "x.npy", known["x"])
+    done = ran([program, path, "forward", "x.npy"], folder)
+    assert (done.returncode, done.stdout) == (0, "forward.1.npy\n"), done.stderr
+    assert vtc.load(path)(known["x"])[0] == 2 * len(known["x"])
+    unknown = replace(entry, results=(FromSize(Sym.var("other")), FromOutput(0)))
+    with pytest.raises(PackageError, match="expected a declared dim, got other"):
+        write(folder / "bad.vtc", members, replace(manifest, entries={"forward": unknown}))
+
+
 def test_main_says_what_is_wrong(program, folder):
     np.save(folder / "flat.npy", np.ones(4))
     done = ran([program, folder / "mlp.vtc", "forward", "flat.npy"], folder)
@@ -193,6 +222,17 @@ def test_main_says_what_is_wrong(program, folder):
     assert done.stderr == "error: x: expected f32[B, 64], got f64[4]\n"
     done = ran([program, folder / "none.vtc", "forward"], folder)
     assert "none.vtc: expected a package, got No such file" in done.stderr
+
+
+def test_main_takes_numbers_and_says_what_there_is(program, folder):
+    np.save(folder / "ones.npy", np.ones(4, "f4"))
+    done = ran([program, folder / "counter.vtc", "count", "ones.npy", "0.5"], folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert np.load(folder / "count.1.npy").tolist() == [0.5, 1.5, 2.5, 3.5]
+    done = ran([program, folder / "counter.vtc", "count", "ones.npy", "0.5x"], folder)
+    assert done.stderr == "0.5x: No such file or directory\n"
+    done = ran([program, folder / "counter.vtc"], folder)
+    assert list(json.loads(done.stdout)["entries"]) == ["count", "peek"]
 
 
 @pytest.mark.parametrize(

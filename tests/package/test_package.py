@@ -61,6 +61,7 @@ def test_results(mlp, n):
     np.testing.assert_allclose(have, expected(X[:n], handmade.mlp_weights()), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(mlp.forward(X[:n]), have)
     np.testing.assert_array_equal(mlp["forward"](X[:n]), have)
+    np.testing.assert_array_equal(mlp(x=X[:n]), have)
 
 
 def test_what_it_says(mlp):
@@ -123,7 +124,7 @@ def test_state(counter, counter_file):
     assert list(counter.state) == ["total"]
     with pytest.raises(KeyError, match="expected one of total, got 'sum'"):
         counter.state["sum"]
-    with pytest.raises(ArgumentError, match=r"total: expected float32\[4\], got float64\[3\]"):
+    with pytest.raises(ArgumentError, match=r"total: expected f32\[4\], got f64\[3\]"):
         counter.state["total"] = np.zeros(3)
     with pytest.raises(ArgumentError, match=r"total: expected an array, got .* inhomogeneous"):
         counter.state["total"] = [1, [2, 3]]
@@ -187,11 +188,11 @@ WRONG = {
     "none": ((), {}, "expected 1 positional argument, as it was exported, got 0: forward"),
     "two": ((X, X), {}, r"expected 1 positional argument, .* got 2: forward\(x: "),
     "a keyword": ((X,), {"y": 1}, r"expected 1 positional argument, .* got 1 and the keywords y: "),
-    "a list": (([[1.0]],), {}, r"x: expected an array \(DLPack or __array__\), got list"),
-    "a dtype": ((X.astype("f8"),), {}, r"x: expected f32\[B, 64\], got float64\[64, 64\]"),
+    "a list": (([[1.0]],), {}, r"\(DLPack or __array__\), got list; numpy\.asarray makes one"),
+    "a dtype": ((X.astype("f8"),), {}, r"x: expected f32\[B, 64\], got f64\[64, 64\]"),
     "a byte order": ((X.astype(">f4"),), {}, r"x: expected f32\[B, 64\], got >f4"),
-    "a rank": ((X[0],), {}, r"x: expected f32\[B, 64\], got float32\[64\]"),
-    "a size": ((X[:, :3],), {}, r"x: expected f32\[64, 64\], got float32\[64, 3\]"),
+    "a rank": ((X[0],), {}, r"x: expected f32\[B, 64\], got f32\[64\]"),
+    "a size": ((X[:, :3],), {}, r"x: expected f32\[64, 64\], got f32\[64, 3\]"),
     "too many": ((np.zeros((65, 64), "f4"),), {}, r"x: axis 0: expected B: Dim\(1, 64\), got 65"),
     "too few": ((X[:0],), {}, r"x: axis 0: expected B: Dim\(1, 64\), got 0"),
 }
@@ -212,6 +213,9 @@ def test_wrong_numbers_and_names(counter):
     for one in (1, np.float32(1), np.int64(1), 1.0):
         counter.reset()
         np.testing.assert_array_equal(counter.count(x * 0 + 1, scale=one)["total"], [1, 2, 3, 4])
+    assert counter.count(scale=1.0, x=x)["y"] is x
+    with pytest.raises(ArgumentError, match=r"and the keywords scale, .* got 1 and .* scale, x: "):
+        counter.count(x, scale=1.0, x=x)
     with pytest.raises(ArgumentError, match=r"and the keywords scale, .* got 1: "):
         counter.count(x)
     with pytest.raises(ArgumentError, match=r"expected one of its entries \(count, peek\)"):
@@ -239,7 +243,7 @@ def test_weights_from_outside(folder, mlp, mlp_file):
     other = handmade.mlp_weights(1)
     have = vtc.load(mlp_file, weights=other)(X)
     np.testing.assert_allclose(have, expected(X, other), rtol=1e-5, atol=1e-5)
-    with pytest.raises(PackageError, match=r"b1: expected f32\[32\], got float64\[32\]"):
+    with pytest.raises(PackageError, match=r"b1: expected f32\[32\], got f64\[32\]"):
         vtc.load(bare, weights=arrays | {"b1": np.zeros(32)})
     with pytest.raises(PackageError, match="expected weights like b1, got no such"):
         vtc.load(mlp_file, weights={"fc.w1": arrays["w1"]})

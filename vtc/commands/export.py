@@ -6,7 +6,7 @@ parameters is called by itself where it must be. It may also be a dict of entrie
     x.npy                       an array in a file
     f32[8, 784]                 random numbers of this type (zeros if they are integers)
     f32[batch=8:1..64, 784]     the same, where the first size may be from 1 to 64
-    i64[batch]                  a size that was named before
+    i64[batch]  f32[2*batch]    a size that was named before, or follows from one
     2.0    vtc.randn(3)         a Python expression; vtc and np are there
     mask=f32[8, 8]              any of these by keyword
 """
@@ -27,10 +27,10 @@ import numpy as np
 
 from vtc import lazy
 from vtc.commands.arrays import load_npy
-from vtc.commands.unpack import check_folder, unpack
-from vtc.errors import ArgumentError
+from vtc.commands.unpack import check_folder, next_steps, unpack
+from vtc.errors import ArgumentError, ParseError
 from vtc.frontend.export import export
-from vtc.ir.dims import Dim
+from vtc.ir.dims import Dim, Sym, parse_size, substitute
 from vtc.ir.types import DTYPES
 from vtc.nn.module import Module
 
@@ -84,7 +84,7 @@ def run(given: argparse.Namespace) -> int:
         unpack(path, given.emit_c)
         if given.output is None:
             path.unlink()
-        print(f"{given.emit_c}: make, then ./main . ENTRY INPUT.npy ...")
+        print(next_steps(given.emit_c))
     return 0
 
 
@@ -100,7 +100,8 @@ def found_object(text: str, *, called: bool) -> Any:
     """What ``MODULE:OBJ`` names; made, if it is a class or (``called``) takes nothing itself."""
     module, _, expression = text.partition(":")
     if not module or not expression:
-        raise ArgumentError(f"export: expected MODULE:OBJ, got {text!r}")
+        hint = "; vtc unpack makes a folder of a package" if text.endswith(".vtc") else ""
+        raise ArgumentError(f"export: expected MODULE:OBJ, got {text!r}{hint}")
     path = expression.removesuffix("()")
     sys.path.insert(0, str(Path.cwd()))
     found: Any = _file(Path(module)) if module.endswith(".py") else lazy.module(module)
@@ -141,16 +142,16 @@ def _file(file: Path) -> Any:
 
 
 SCOPE = {"vtc": sys.modules["vtc"], "np": np}
-Dims = dict[str, tuple[Dim | None, int]]
+Dims = dict[str, tuple[Dim, int]]
 
 
 def parse_arguments(
     words: Sequence[str],
-) -> tuple[list[Any], dict[str, Any], dict[str | int, Mapping[int, Dim]]]:
+) -> tuple[list[Any], dict[str, Any], dict[str | int, Mapping[int, Dim | Sym]]]:
     """Positional arguments, keywords, and which axes vary."""
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    dynamic: dict[str | int, Mapping[int, Dim]] = {}
+    dynamic: dict[str | int, Mapping[int, Dim | Sym]] = {}
     known: Dims = {}
     rng = np.random.default_rng(0)
     for word in words:
@@ -166,7 +167,7 @@ def parse_arguments(
     return args, kwargs, dynamic
 
 
-def _argument(text: str, known: Dims, rng: np.random.Generator) -> tuple[Any, dict[int, Dim]]:
+def _argument(text: str, known: Dims, rng: np.random.Generator) -> tuple[Any, dict[int, Dim | Sym]]:
     if text.endswith(".npy"):
         return load_npy(Path(text)), {}
     match = _TYPE.fullmatch(text.strip())
@@ -187,15 +188,27 @@ def _argument(text: str, known: Dims, rng: np.random.Generator) -> tuple[Any, di
         ) from None
 
 
-def _size(text: str, known: Dims) -> tuple[Dim | None, int]:
+def _size(text: str, known: Dims) -> tuple[Dim | Sym | None, int]:
     if text.isdecimal():
         return None, int(text)
     match = _SIZE.fullmatch(text)
-    if match is None or (match["size"] is None and match["name"] not in known):
-        raise ArgumentError(f"export: expected a size, 8 or batch=8:1..64, got {text!r}")
-    name = match["name"]
-    if match["size"] is not None:
+    if match is not None and match["size"] is not None:
         low, high = int(match["low"] or 1), match["high"]
-        dim = Dim(name, low, None if high is None else int(high))
-        known[name] = dim, int(match["size"])
-    return known[name]
+        dim = Dim(match["name"], low, None if high is None else int(high))
+        known[dim.name] = dim, int(match["size"])
+        return known[dim.name]
+    return known.get(text) or _derived(text, known)
+
+
+def _derived(text: str, known: Dims) -> tuple[Sym, int]:
+    """A size that follows from those that were named before."""
+    want = "a size, 8, batch=8:1..64 or 2*batch of a batch named before"
+    wrong = ArgumentError(f"export: expected {want}, got {text!r}")
+    try:
+        size = parse_size(text)
+    except ParseError:
+        raise wrong from None
+    n = substitute(size, {name: n for name, (_, n) in known.items()})
+    if not isinstance(size, Sym) or not isinstance(n, int):
+        raise wrong
+    return size, n

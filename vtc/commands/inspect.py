@@ -21,6 +21,7 @@ from vtc.runtime.signature import (
     Entry,
     FromInput,
     FromOutput,
+    FromSize,
     FromWeight,
     Manifest,
     Result,
@@ -92,6 +93,8 @@ def _result(entry: Entry, result: Result, plan: Plan) -> str:
             return entry.inputs[index].name
         case FromWeight(name):
             return f"weight {name}"
+        case FromSize(size):
+            return str(size)
         case Value(value):
             return repr(value)
 

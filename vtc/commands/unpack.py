@@ -1,4 +1,6 @@
-"""A package as a folder for a C program: its members, the runtime in C, a Makefile and a main.c.
+"""``vtc unpack FILE DIR``: a package as a folder for a C program.
+
+It gets the members of the package, the runtime in C, a Makefile and a main.c::
 
     unpack("model.vtc", "out")          # cd out && make && ./main . forward x.npy
 
@@ -7,6 +9,7 @@ The folder needs a C compiler and libc, nothing of vtc or Python.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from vtc.errors import ArgumentError
@@ -14,6 +17,23 @@ from vtc.runtime.archive import MANIFEST, Archive
 
 NATIVE = Path(__file__).parents[1] / "runtime" / "native"
 SUFFIXES = (".c", ".h")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """A file, a folder."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="a package")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="made if it is not there")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Write the folder; say how to go on."""
+    print(next_steps(unpack(given.file, given.folder)))
+    return 0
+
+
+def next_steps(folder: Path) -> str:
+    """What to do with a folder that was unpacked."""
+    return f"{folder}: make, then ./main . ENTRY INPUT.npy ..."
 
 
 def unpack(package: Path, folder: Path) -> Path:

@@ -19,7 +19,7 @@ from vtc.build import compile_program, context_for
 from vtc.frontend.tensor import CPU, Tensor
 from vtc.frontend.variants import Found, Subject
 from vtc.ir.types import Array
-from vtc.runtime.signature import Entry, FromInput, FromOutput, FromWeight, Value
+from vtc.runtime.signature import Entry, FromInput, FromOutput, FromSize, FromWeight, Value
 
 
 def run_example(
@@ -46,7 +46,7 @@ def run_example(
                 tensors[f"out{i}"] = inputs[index]
             case FromWeight(name):
                 tensors[f"out{i}"] = weights[name]
-            case FromInput() | Value():
+            case FromInput() | FromSize() | Value():
                 pass
     return tensors
 

@@ -22,6 +22,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,23 @@ from vtc.frontend.tensor import Tensor
 from vtc.frontend.trace import Given, Made, Part, Plain, Traced
 from vtc.frontend.tree import Form as Tree
 from vtc.frontend.variants import Box, Dynamic, EntryPoint, Found, Subject, cover
-from vtc.ir.dims import Size
+from vtc.ir.dims import Size, Sym, substitute
+from vtc.ir.graph import Program
 from vtc.ir.text import show
+from vtc.ir.types import TensorType
 from vtc.packing import Packing, goals
 from vtc.runtime.archive import WEIGHTS, write
 from vtc.runtime.archive import Source as Data
 from vtc.runtime.manifest import canonical
 from vtc.runtime.package import OWN
 from vtc.runtime.signature import (
+    RANK,
     ConstantInput,
     Entry,
     Form,
     FromInput,
     FromOutput,
+    FromSize,
     FromWeight,
     Input,
     Kind,
@@ -92,16 +97,12 @@ def export(
     CaptureError where a function cannot be traced for all sizes, or leaves ``.grad`` set;
     CodegenError where a target has no kernels for it.
     """
-    if path is None:
-        raise located(ArgumentError, "export: expected the path of a file, got none")
-    _check_place(Path(path))
-    if not isinstance(license, str | None):
-        got = type(license).__name__
-        raise located(ArgumentError, f"export: expected the text of a licence, got {got}")
+    _check_place(path, args)
+    _check_texts(name, license)
+    assert path is not None
     points = _points(fn, args, kwargs or {}, dynamic or {})
     subjects = {entry: Subject.of(entry, point) for entry, point in points.items()}
-    names = [targets] if isinstance(targets, str) else targets
-    chosen = goals(names, deterministic=dispatch.deterministic())
+    chosen = goals(targets, deterministic=dispatch.deterministic())
     pack = Packing(chosen, None if tuning is None else Path(tuning))
     held = Held()
     found = {entry: _found(subject, pack) for entry, subject in subjects.items()}
@@ -126,8 +127,24 @@ def export(
     return write(path, members, about)
 
 
-def _check_place(path: Path) -> None:
+def _check_texts(name: Any, license: Any) -> None:
+    """ArgumentError unless they are texts."""
+    for what, text in (("a name", name), ("the text of a licence", license or "")):
+        if not isinstance(text, str):
+            got = type(text).__name__
+            raise located(ArgumentError, f"export: expected {what}, got {got}")
+
+
+def _check_place(given: Any, args: Any) -> None:
     """ArgumentError where no file can be written: said before the work, not after it."""
+    if given is None and isinstance(args, (str, Path)):
+        got = f"{args} as the arguments: path={str(args)!r}"
+        raise located(ArgumentError, f"export: expected the path of a file, got {got}")
+    if not isinstance(given, (str, Path)):
+        got = "none" if given is None else type(given).__name__
+        hint = "" if given is None else "; the arguments come before it"
+        raise located(ArgumentError, f"export: expected the path of a file, got {got}{hint}")
+    path = Path(given)
     if path.is_dir():
         raise located(ArgumentError, f"export: expected the path of a file, got the folder {path}")
     there = next((p for p in path.parents if p.exists()), Path())
@@ -183,7 +200,17 @@ def _found(subject: Subject, pack: Packing) -> list[Found]:
     found = cover(subject, pack.plans)
     for variant in found:
         _refuse_gradients(subject, variant.traced)
+        _refuse_ranks(subject, variant.traced.program)
     return found
+
+
+def _refuse_ranks(subject: Subject, program: Program) -> None:
+    """CaptureError if an input or an output has more axes than a package knows."""
+    entry = program.entry
+    for node in (*entry.params, *entry.outputs):
+        if isinstance(node.type, TensorType) and node.type.rank > RANK:
+            want = f"expected tensors of at most {RANK} axes, got {node.type}"
+            raise _located_in(subject, f"export: {subject.name}: {want}")
 
 
 def _texts(
@@ -239,10 +266,11 @@ def _located_in(subject: Subject, message: str) -> CaptureError:
 def _entry(subject: Subject, found: Sequence[Found], held: Held, pack: Packing) -> Entry:
     params = [held.params(v.traced) for v in found]
     outcomes = [(_results(subject, v.traced, held), v.traced.form) for v in found]
+    # The last has the largest sizes: those that differ are symbols there.
+    results, form = outcomes[-1]
     for v, outcome in zip(found, outcomes, strict=True):
-        if outcome != outcomes[0]:
-            raise _uneven(subject, (found[0], v), (outcomes[0], outcome))
-    results, form = outcomes[0]
+        if form != outcome[1] or not all(map(_agree, results, outcome[0], repeat(v.dims))):
+            raise _uneven(subject, (v, found[-1]), (outcome, outcomes[-1]))
     variants = []
     for k, (variant, sources) in enumerate(zip(found, params, strict=True)):
         plans = pack.add(subject.name.lower(), str(k), variant.plans)
@@ -263,6 +291,14 @@ def _entry(subject: Subject, found: Sequence[Found], held: Held, pack: Packing) 
     )
 
 
+def _agree(general: Result, special: Result, box: Box) -> bool:
+    """Whether a result is for the sizes in ``box`` what it is for all."""
+    if isinstance(general, FromSize) and isinstance(special, Value):
+        fixed = {d.name: d.min for d in box if d.min == d.max}
+        return substitute(general.size, fixed) == special.value
+    return type(general) is type(special) and general == special
+
+
 def _uneven(
     subject: Subject,
     found: tuple[Found, Found],
@@ -272,7 +308,8 @@ def _uneven(
     (first, form), (other, another) = outcomes
     got = "others"
     if form == another:
-        pair = next((a, b) for a, b in zip(first, other, strict=True) if a != b)
+        pairs = zip(first, other, strict=True)
+        pair = next((a, b) for a, b in pairs if not _agree(b, a, found[0].dims))
         parts = zip(map(_kind_of, pair), found, strict=True)
         got = " and ".join(f"{what} where {_sizes(v.dims)}" for what, v in parts)
     want = "expected results of one form, and equal constants, for every size"
@@ -289,6 +326,8 @@ def _kind_of(result: Result) -> str:
             return "an argument"
         case FromWeight():
             return "a tensor that is held"
+        case FromSize(size):
+            return str(size)
 
 
 def _sizes(box: Box) -> str:
@@ -301,7 +340,7 @@ def _input(subject: Subject, i: int, written: bool) -> Input:
         shape: list[Size] = list(leaf.shape)
         for axis in range(len(shape)):
             if (i, axis) in subject.axes:
-                shape[axis] = subject.axes[i, axis].sym
+                shape[axis] = subject.axes[i, axis]
         return TensorInput(name, leaf.dtype, tuple(shape), written)
     return NumberInput(name) if isinstance(leaf, float) else ConstantInput(name, leaf)
 
@@ -318,6 +357,8 @@ def _result(subject: Subject, part: Part, held: Held) -> Result:
             if source.kind in ("argument", "number"):
                 return FromInput(source.index)
             return FromWeight(held.weight(source))
+        case Plain(Sym() as size):
+            return FromSize(size)
         case Plain(float(value)) if not math.isfinite(value):
             raise _located_in(
                 subject,

@@ -371,7 +371,7 @@ class _Trace:
 
     def part(self, leaf: Any, outputs: dict[Node, int]) -> Part:
         if isinstance(leaf, SymInt):
-            return Plain(int(leaf))
+            return Plain(int(leaf) if self.request.may_guard else leaf.size_expr)
         if not isinstance(leaf, Tensor):
             return Plain(leaf)
         cell, ops = self.origin(leaf)

@@ -138,7 +138,8 @@ Size = int | Sym
 class Dim:
     """A declared symbolic size.
 
-    Its name, its inclusive range, and a divisor it is known to have.
+    Its name, its inclusive range, and a divisor it is known to have. Arithmetic gives sizes that
+    follow from it: ``2 * batch``, ``length + 1``.
     """
 
     name: str
@@ -160,9 +161,34 @@ class Dim:
         """The size this declares."""
         return Sym.var(self.name)
 
+    def __add__(self, other: Dim | Size) -> Size:
+        return self.sym + _plain(other)
+
+    def __radd__(self, other: Size) -> Size:
+        return self.sym + other
+
+    def __sub__(self, other: Dim | Size) -> Size:
+        return self.sym - _plain(other)
+
+    def __rsub__(self, other: Size) -> Size:
+        return other - self.sym
+
+    def __mul__(self, other: Dim | Size) -> Size:
+        return self.sym * _plain(other)
+
+    def __rmul__(self, other: Size) -> Size:
+        return self.sym * other
+
+    def __floordiv__(self, other: Dim | Size) -> Size:
+        return self.sym // _plain(other)
+
     def __str__(self) -> str:
         args = f"{self.min}, {self.max}" + (f", {self.multiple}" if self.multiple != 1 else "")
         return f"{self.name}: Dim({args})"
+
+
+def _plain(size: Dim | Size) -> Size:
+    return size.sym if isinstance(size, Dim) else size
 
 
 def product(sizes: Iterable[Size]) -> Size:

@@ -9,7 +9,7 @@ Shapes that were checked once are known: a later call with them only looks up wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NoReturn, Protocol, final
 
 import numpy as np
@@ -21,13 +21,15 @@ from vtc.ir.types import DTYPES, Array
 from vtc.runtime.anywhere import copies, device_of
 from vtc.runtime.buffer import address
 from vtc.runtime.device import Device
-from vtc.runtime.fit import shape_at
-from vtc.runtime.outside import incoming, on, outgoing
+from vtc.runtime.fit import shape_at, size_at
+from vtc.runtime.outside import incoming, on, outgoing, shown
 from vtc.runtime.signature import (
     ConstantInput,
     Entry,
+    Form,
     FromInput,
     FromOutput,
+    FromSize,
     FromWeight,
     NumberInput,
     TensorInput,
@@ -124,9 +126,9 @@ class Call:
                 [address(arrays[k]) for k in ready.tensors],
                 [float(leaves[k]) for k in ready.leaves],
             )
-            return self._results(leaves, ready.outputs(made, arrays))
+            return self._results(leaves, ready, ready.outputs(made, arrays))
         inputs = ready.gather(arrays, leaves)
-        return self._results(leaves, ready.runner.run(inputs))
+        return self._results(leaves, ready, ready.runner.run(inputs))
 
     def _plain(self, array: Array) -> bool:
         """Whether kernels read ``array`` where it is."""
@@ -139,6 +141,7 @@ class Call:
         positional, named = form.items
         assert positional is not None
         assert named is not None
+        args, kwargs = self._placed(positional, args, kwargs)
         if len(args) != len(positional.items) or set(kwargs) != set(named.keys):
             many = "" if len(positional.items) == 1 else "s"
             want = f"{len(positional.items)} positional argument{many}{_and(named.keys)}"
@@ -149,14 +152,25 @@ class Call:
         leaves = flatten(positional, args, "arguments")
         return leaves + flatten(named, kwargs, "keywords")
 
+    def _placed(
+        self, positional: Form, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Keywords that name what the export gave by position, in their places."""
+        if not kwargs or any(positional.items):
+            return args, kwargs
+        names = [i.name for i in self.entry.inputs[len(args) : len(positional.items)]]
+        if not names or not kwargs.keys() >= set(names):
+            return args, kwargs
+        rest = {name: x for name, x in kwargs.items() if name not in names}
+        return (*args, *[kwargs[name] for name in names]), rest
+
     def _array(self, wanted: TensorInput | NumberInput | ConstantInput, leaf: Any) -> Any:
         """The array of a tensor; None for what is none."""
         match wanted:
             case TensorInput(name, dtype, shape, written):
                 array = incoming(leaf, name, written=written)
                 if array.dtype != dtype.numpy or array.ndim != len(shape):
-                    got = f"{array.dtype}{list(array.shape)}"
-                    raise ArgumentError(f"{name}: expected {wanted.type}, got {got}")
+                    raise ArgumentError(f"{name}: expected {wanted.type}, got {shown(array)}")
                 if on(array, self._device) or (array.ndim == 0 and _is_host(array)):
                     return array
                 return self._brought(wanted, array)
@@ -192,7 +206,10 @@ class Call:
         found.runner.check(inputs)
         if len(self._ready) >= KNOWN:
             self._ready.clear()
-        ready = self._ready[key] = replace(found, bound=self._bound(found, inputs))
+        sized = [r for r in self.entry.results if isinstance(r, FromSize)]
+        sizes = {r: size_at(r.size, values) for r in sized}
+        ready = replace(found, bound=self._bound(found, inputs), sizes=sizes)
+        self._ready[key] = ready
         return ready
 
     def _bound(self, ready: _Ready, inputs: Sequence[Array]) -> Bound | None:
@@ -232,10 +249,8 @@ class Call:
                     raise ArgumentError(f"{place}: expected {dim}, got {n}")
         for wanted, array in given:
             if (shape := shape_at(wanted.shape, values)) != array.shape:
-                got = f"{array.dtype}{list(array.shape)}"
-                raise ArgumentError(
-                    f"{wanted.name}: expected {wanted.dtype}{list(shape)}, got {got}"
-                )
+                want = wanted.type.with_shape(shape)
+                raise ArgumentError(f"{wanted.name}: expected {want}, got {shown(array)}")
         return values
 
     def _gathered(self, variant: Variant) -> _Ready:
@@ -287,7 +302,7 @@ class Call:
                         f"of {self.entry.inputs[j].name} too"
                     )
 
-    def _results(self, leaves: Sequence[Any], outputs: Sequence[Array]) -> Any:
+    def _results(self, leaves: Sequence[Any], ready: _Ready, outputs: Sequence[Array]) -> Any:
         found: list[Any] = []
         for result in self.entry.results:
             match result:
@@ -297,6 +312,8 @@ class Call:
                     found.append(leaves[index])
                 case FromWeight(name):
                     found.append(outgoing(self._weights(name)))
+                case FromSize():
+                    found.append(ready.sizes[result])
                 case Value(value):
                     found.append(value)
         form = self.entry.result_tree
@@ -310,7 +327,8 @@ class _Ready:
 
     ``params``: for each input of the plan the argument it is, or None and the held tensor;
     ``numbers``: inputs that are numbers among the arguments, which, and their dtype; ``tensors``:
-    the arguments whose addresses a ``bound`` call takes; ``over``: what outputs overwrite.
+    the arguments whose addresses a ``bound`` call takes; ``over``: what outputs overwrite;
+    ``sizes``: the results that are sizes.
     """
 
     runner: Runner
@@ -320,6 +338,7 @@ class _Ready:
     over: Mapping[int | None, tuple[int | None, Any]]
     count: int
     bound: Bound | None = None
+    sizes: Mapping[FromSize, int] = field(default_factory=dict)
 
     @property
     def leaves(self) -> list[int]:

@@ -22,7 +22,7 @@ from vtc.runtime.archive import WEIGHTS, Archive
 from vtc.runtime.buffer import address
 from vtc.runtime.device import Device
 from vtc.runtime.lease import CLAIMS, Claim
-from vtc.runtime.outside import GpuArray, incoming, outgoing
+from vtc.runtime.outside import GpuArray, incoming, outgoing, shown
 from vtc.runtime.weights import Mapped, open_all, save
 
 Given = Mapping[str, Any] | Path | str
@@ -101,8 +101,7 @@ class Held:
         if source.dtype.kind in "SUOMm":  # texts, objects, times
             raise ArgumentError(f"{name}: expected numbers, got {source.dtype}")
         if source.shape != target.shape:
-            want = f"{target.dtype}{list(target.shape)}"
-            raise ArgumentError(f"{name}: expected {want}, got {source.dtype}{list(source.shape)}")
+            raise ArgumentError(f"{name}: expected {shown(target)}, got {shown(source)}")
         self._write(target, source)
 
     def reset(self) -> None:
@@ -194,8 +193,7 @@ class _Sources:
             )
         found = self.get(name)
         if found.dtype != dtype or found.shape != shape:
-            got = f"{found.dtype}{list(found.shape)}"
-            raise PackageError(f"{self._where}: {name}: expected {want}, got {got}")
+            raise PackageError(f"{self._where}: {name}: expected {want}, got {shown(found)}")
 
 
 def _opened(given: Given | None, wanted: Mapping[str, Any]) -> Mapping[str, Array]:

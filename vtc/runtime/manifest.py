@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, Final, TypeVar, cast, final
 
 from vtc.errors import ArgumentError, PackageError, ParseError
@@ -29,6 +30,7 @@ from vtc.runtime.signature import (
     Form,
     FromInput,
     FromOutput,
+    FromSize,
     FromWeight,
     Input,
     Key,
@@ -179,6 +181,8 @@ def _source_out(source: Result) -> dict[str, Any]:
             return {"input": index}
         case FromWeight(name):
             return {"weight": name}
+        case FromSize(size):
+            return {"size": _size_out(size)}
         case Value(value):
             return {"value": value}
 
@@ -202,17 +206,7 @@ def _variant_out(variant: Variant) -> dict[str, Any]:
 def _plan_out(plan: CpuPlan | CudaPlan) -> dict[str, Any]:
     if isinstance(plan, CpuPlan):
         return {"plan": plan.plan, "library": plan.library}
-    kernels = {
-        symbol: {
-            "file": k.file,
-            "warps": k.warps,
-            "shared": k.shared,
-            "scratch": k.scratch,
-            "alignment": k.alignment,
-        }
-        for symbol, k in plan.kernels.items()
-    }
-    return {"plan": plan.plan, "kernels": kernels}
+    return {"plan": plan.plan, "kernels": {name: asdict(k) for name, k in plan.kernels.items()}}
 
 
 # in
@@ -391,6 +385,8 @@ def _result_in(at: _Json) -> Result:
     match at.value:
         case {"output": _}:
             return FromOutput(at.fields("output")["output"].whole())
+        case {"size": _}:
+            return FromSize(_size_in(at.fields("size")["size"]))
         case {"value": _}:
             return Value(at.fields("value")["value"].scalar())
     return _param_in(at)
@@ -466,7 +462,8 @@ def _check_sizes(where: str, entry: Entry) -> set[str]:
     """The dims that are sizes of axes themselves: a call learns their values there."""
     known = {d.name for d in entry.dims}
     shapes = [i.shape for i in entry.inputs if isinstance(i, TensorInput)]
-    for size in (s for shape in shapes for s in shape):
+    results = [r.size for r in entry.results if isinstance(r, FromSize)]
+    for size in (*results, *(s for shape in shapes for s in shape)):
         if unknown := sorted(symbols(size) - known):
             raise PackageError(f"{where}: expected a declared dim, got {unknown[0]}")
     return {str(s) for shape in shapes for s in shape if isinstance(s, Sym)}

@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from vtc.errors import ArgumentError, VtcError
-from vtc.ir.types import Array
+from vtc.ir.types import Array, TensorType, dtype_of
 from vtc.runtime.anywhere import arrays, copies, device_of, devices, is_device
 from vtc.runtime.buffer import address
 from vtc.runtime.device import Device
@@ -108,7 +108,16 @@ def incoming(value: Any, name: str, *, written: bool = False) -> Array:
             return found
     except (VtcError, BufferError, RuntimeError, TypeError, ValueError) as error:
         raise ArgumentError(f"{name}: expected an array, got {kind}: {error}") from None
-    raise ArgumentError(f"{name}: expected an array (DLPack or __array__), got {kind}")
+    hint = "; numpy.asarray makes one" if isinstance(value, (list, tuple, int, float)) else ""
+    raise ArgumentError(f"{name}: expected an array (DLPack or __array__), got {kind}{hint}")
+
+
+def shown(array: Array) -> str:
+    """The type of an array as programs have it, ``f32[2, 3]``; NumPy's, where they have none."""
+    try:
+        return str(TensorType(dtype_of(array.dtype), tuple(array.shape)))
+    except KeyError:
+        return f"{array.dtype}{list(array.shape)}"
 
 
 def _array_in(value: Any, written: bool) -> Array | None:

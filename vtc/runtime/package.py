@@ -144,7 +144,8 @@ class Package:
     def _named(self) -> str:
         if self._main is None:
             known = ", ".join(self._calls)
-            raise ArgumentError(f"{self.name}: expected one of its entries ({known}) by name")
+            how = f"package.{next(iter(self._calls))}(...)"
+            raise ArgumentError(f"{self.name}: expected one of its entries ({known}), as in {how}")
         return self._main
 
     def _runner(self, variant: Variant) -> Runner:

@@ -109,13 +109,21 @@ class FromWeight:
 
 @final
 @dataclass(frozen=True, slots=True)
+class FromSize:
+    """A number that follows from the dims of the entry, such as ``x.shape[0]``."""
+
+    size: Size
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Value:
     """A constant."""
 
     value: Scalar
 
 
-Result = FromOutput | FromInput | FromWeight | Value
+Result = FromOutput | FromInput | FromWeight | FromSize | Value
 Param = FromInput | FromWeight
 
 

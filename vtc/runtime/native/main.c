@@ -1,6 +1,8 @@
-/* Run an entry of a package on .npy files; outputs go to <entry>.0.npy, <entry>.1.npy ... in this folder:
+/* Run an entry of a package on .npy files and numbers; outputs go to <entry>.0.npy, <entry>.1.npy ... in this folder:
  *
- *     ./main model.vtc forward x.npy */
+ *     ./main model.vtc forward x.npy 0.5
+ *
+ * Without an entry it prints what is in the package, as JSON. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -15,7 +17,7 @@ static int run(vtc_package *package, const char *entry, int count, char **files)
     vtc_tensor *in = calloc((size_t)count + 1, sizeof *in), *out = calloc((size_t)outputs + 1, sizeof *out);
     int status = !in || !out;
     for (int i = 0; i < count && !status; ++i) {
-        const char *why = npy_read(files[i], in + i);
+        const char *why = npy_word(files[i], in + i);
         if (why) status = failed(files[i], why);
     }
     if (!status && vtc_run(package, entry, in, count, out, outputs, NULL)) status = failed("error", vtc_error(package));
@@ -32,10 +34,11 @@ static int run(vtc_package *package, const char *entry, int count, char **files)
 }
 
 int main(int count, char **arguments) {
-    if (count < 3) return failed(arguments[0], "expected PACKAGE ENTRY [INPUT.npy ...]; PACKAGE is a .vtc file, or the folder of one");
+    if (count < 2) return failed(arguments[0], "expected PACKAGE [ENTRY [INPUT.npy or NUMBER ...]]; PACKAGE is a .vtc file, or the folder of one");
     vtc_package *package;
     int status = vtc_open(arguments[1], NULL, &package) != VTC_OK;
-    if (status) failed(arguments[1], vtc_error(package));
+    if (status) failed("error", vtc_error(package));
+    else if (count == 2) puts(vtc_describe(package));
     else status = run(package, arguments[2], count - 3, arguments + 3);
     return vtc_close(package), status;
 }

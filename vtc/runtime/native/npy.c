@@ -67,6 +67,18 @@ const char *npy_read(const char *path, vtc_tensor *out) {
     return error;
 }
 
+const char *npy_word(const char *word, vtc_tensor *out) {
+    char *end;
+    const double number = strtod(word, &end);
+    if (end == word || *end) return npy_read(word, out);
+    memset(out, 0, sizeof *out);
+    out->dtype = VTC_F64, out->bytes = sizeof number;
+    out->data = malloc(sizeof number);
+    if (!out->data) return "expected memory";
+    memcpy(out->data, &number, sizeof number);
+    return NULL;
+}
+
 const char *npy_write(const char *path, const vtc_tensor *t) {
     char text[256] = "";
     size_t n = 10, bytes = 0;

@@ -4,7 +4,7 @@
 
 /* Where an input of a plan or a result of an entry comes from. */
 typedef struct vtc_source {
-    char kind; /* 'i', 'w', 'o', 'v': input, weight, output, value */
+    char kind; /* 'i', 'w', 'o', 'v': input, weight, output, what is no tensor */
     int64_t index;
 } vtc_source;
 
@@ -39,7 +39,7 @@ static vtc_source vtc_source_in(vtc_fault *f, const vtc_package *p, const char *
     const vtc_json *one = v->kind == VTC_OBJECT && v->whole == 1 ? v->items : NULL;
     if (one && !strcmp(one->key, "input")) return (vtc_source){'i', vtc_whole(f, what, one, 0, inputs - 1)};
     if (one && !strcmp(one->key, "output")) return (vtc_source){'o', vtc_whole(f, what, one, 0, VTC_MOST)};
-    if (one && !strcmp(one->key, "value")) return (vtc_source){'v', 0};
+    if (one && (!strcmp(one->key, "value") || !strcmp(one->key, "size"))) return (vtc_source){'v', 0};
     const vtc_weight *w = one && !strcmp(one->key, "weight") ? vtc_weight_of(p, vtc_expect(f, what, one, VTC_TEXT)->text) : NULL;
     if (!w) vtc_wrong(f, what, "an input, an output, a weight or a value", v);
     return (vtc_source){'w', w - p->weights};

@@ -42,7 +42,7 @@ typedef enum vtc_status {
 } vtc_status;
 
 typedef enum vtc_dtype {
-    VTC_NONE = 0, /* of a result that is no tensor: vtc_describe has its value */
+    VTC_NONE = 0, /* of a result that is no tensor: vtc_describe has its value, or the dims it follows from */
     VTC_BOOL, VTC_U8, VTC_I8, VTC_I16, VTC_I32, VTC_I64,
     VTC_F8E4M3, VTC_F8E5M2, VTC_F16, VTC_BF16, VTC_F32, VTC_F64, VTC_C64, VTC_C128
 } vtc_dtype;
