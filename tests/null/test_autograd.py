@@ -224,3 +224,46 @@ def test_second_gradients_inside_a_trace():
 
     f()
     assert w.grad.tolist() == [0.0, 36.0, 288.0]
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, vtc.compile], ids=["eager", "compiled"])
+def test_views_made_without_gradients_have_none(wrap):
+    def f(x):
+        h = x * 2
+        with vtc.no_grad():
+            v = h[1:]
+        (v * h[1:]).sum().backward()
+        h.detach()[1:].zero_()  # a write that is meant to go unrecorded
+        return x.grad, v.requires_grad, h
+
+    g, required, h = wrap(f)(leaf(3))
+    assert (g.tolist(), required) == ([0.0, 4.0, 8.0], False)
+    assert h.tolist() == [0.0, 0.0, 0.0]
+
+    def written(x):
+        h = x * 2
+        with vtc.no_grad():
+            v = h[1:]
+        v[0].mul_(3)
+        return h
+
+    with pytest.raises(GradientError, match=r"made under vtc.no_grad\(\), is written: f32"):
+        wrap(written)(leaf(3))
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, vtc.compile], ids=["eager", "compiled"])
+def test_where_backward_begins(wrap):
+    def f(x):
+        x[:1].backward()  # one element needs no gradient to begin with
+        (x * 2).backward(vtc.ones(3, dtype=vtc.float64), retain_graph=True)
+        return x.grad
+
+    assert wrap(f)(leaf(3)).tolist() == [3.0, 2.0, 2.0]
+
+
+def test_a_quotient_may_be_written():
+    x, y = leaf(3), vtc.full((3,), 2.0).requires_grad_()
+    q = x / y
+    q.add_(1.0)
+    q.sum().backward()
+    assert (x.grad.tolist(), y.grad.tolist()) == ([0.5, 0.5, 0.5], [-0.0, -0.25, -0.5])

@@ -404,3 +404,18 @@ def test_autograd_grad():
         vtc.autograd.grad((x * 2).sum(), vtc.ones(1))
     with pytest.raises(ArgumentError, match="expected as many grad_tensors as tensors, 1, got 2"):
         vtc.autograd.backward((x * 2).sum(), [None, None])
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, vtc.compile])
+def test_retained_gradients_follow_writes(wrap):
+    def f(x, w):
+        h, v, q = x * 2, x * 3, w * 1
+        h.retain_grad()
+        h.mul_(3)
+        v.retain_grad()
+        v.copy_(q)  # from here on q and v are one value, and q is read besides
+        (h * h + v * v + q * 3).sum().backward()
+        return h.grad, v.grad, w.grad
+
+    found = wrap(f)(leaf(1.0, 2.0), leaf(3.0, 4.0))
+    assert [g.tolist() for g in found] == [[12.0, 24.0], [6.0, 8.0], [9.0, 11.0]]

@@ -53,7 +53,36 @@ def functions(T):
         def backward(ctx, a, b):
             return (a if b is None else b * 2) * 10
 
-    return SimpleNamespace(Exp=Exp, Several=Several, Lazy=Lazy)
+    return SimpleNamespace(Exp=Exp, Several=Several, Lazy=Lazy, **placed(T))
+
+
+def placed(T):
+    """Functions that write an argument, or take some by name."""
+
+    class Doubled(T.autograd.Function):
+        @staticmethod
+        def forward(ctx, out, x, k=2.0):
+            ctx.mark_dirty(out.mul_(k))
+            return out, x + k
+
+        @staticmethod
+        def backward(ctx, g, h):
+            return g * 5, h * 3
+
+    class Scaled(T.autograd.Function):
+        @staticmethod
+        def forward(x, k=3.0):
+            return x * k
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            _, ctx.k = inputs
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * ctx.k, None
+
+    return {"Doubled": Doubled, "Scaled": Scaled}
 
 
 def tensor(T, *values):
@@ -101,8 +130,35 @@ def chained(T, f, x):
     return loss, x.grad
 
 
+def dirty(T, f, x):
+    h, bare = x * 3, T.ones(3)
+    h.register_hook(lambda g: g * 10)
+    y, z = f.Doubled.apply(h, x)
+    assert y is h
+    assert f.Doubled.apply(bare, x)[0].requires_grad
+    (y * h + z * bare).sum().backward()
+    return h, bare, x.grad
+
+
+def named(T, f, x):
+    (f.Scaled.apply(x) + f.Scaled.apply(x, k=5.0) + f.Scaled.apply(k=7.0, x=x)).sum().backward()
+    return (x.grad,)
+
+
+def unrecorded(T, f, x):
+    y, z = f.Exp.apply(x * 1), f.Scaled.apply(x)
+    with T.no_grad():
+        z.mul_(0.5)
+        z[1:].add_(1)
+    (z.tanh() + y).sum().backward()
+    return z, x.grad
+
+
+CASES = [second, penalty, several, partly, chained, dirty, named, unrecorded]
+
+
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("case", [second, penalty, several, partly, chained])
+@pytest.mark.parametrize("case", CASES)
 def test_as_pytorch(case, compiled):
     def run(T):
         f = functions(T)
@@ -180,9 +236,13 @@ def test_what_is_refused():
     x = tensor(vtc, 1.0).requires_grad_()
     with pytest.raises(ArgumentError, match="expected tensors or None, got a int"):
         made(None, lambda ctx, x: ctx.save_for_backward(3)).apply(x)
-    with pytest.raises(ArgumentError, match="mark_dirty: expected a function that returns new"):
-        made(None, lambda ctx, x: ctx.mark_dirty(x)).apply(x)
+    with pytest.raises(ArgumentError, match="mark_dirty: expected arguments that forward returns"):
+        made(None, lambda ctx, x: ctx.mark_dirty(x) or x * 1).apply(x)
+    with pytest.raises(GradientError, match="a leaf tensor that requires grad was written in"):
+        made(None, lambda ctx, x: ctx.mark_dirty(x) or x).apply(x)
     f = functions(vtc)
+    with pytest.raises(ArgumentError, match=r"Scaled.apply: got an unexpected keyword argument"):
+        f.Scaled.apply(x, q=1)
 
     @vtc.compile
     def loop(x):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vtc.errors import CaptureError, GradientError
+from vtc.errors import CaptureError
 from vtc.frontend import dispatch, traced_gradient
 from vtc.frontend.borders import Borders
 from vtc.frontend.changed import Changed
@@ -34,6 +34,7 @@ from vtc.frontend.inputs import (
     same_view,
 )
 from vtc.frontend.naming import Names, Site, site
+from vtc.frontend.refused import into_leaf, into_view_without_history, through_detach
 from vtc.frontend.sizes import Sizes
 from vtc.frontend.source import located, user_loc
 from vtc.frontend.tensor import Tensor, concrete_type, write_through
@@ -45,6 +46,8 @@ from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.view import Reshape
 from vtc.ir.types import DType, TensorType, TupleType, Type, f64
 from vtc.runtime.device import Device
+
+_UNRECORDED = StopGradient()  # what views that are made under no_grad are cut from, by identity
 
 
 @dataclass(eq=False)
@@ -122,7 +125,7 @@ class Capture(abc.ABC):
             frame=self.frames.current,
             trace=self,
         )
-        self.made.add(x)
+        self.note(x)
         return x
 
     def rule(self, op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:
@@ -162,12 +165,17 @@ class Capture(abc.ABC):
         same = self.apply(Reshape(node.tensor.shape), node)
         return self.tensor(same, requires=requires, device=device)
 
+    def note(self, x: Tensor) -> None:
+        """The trace made ``x``."""
+        self.made.add(x)
+
     def view(self, op: Op, x: Tensor) -> Tensor:
-        """A traced view of ``x``."""
+        """A traced view of ``x``; under no_grad it has no history, as in eager code."""
         y = Tensor()
-        y._link = (x, op)
-        y._stamp = -1
-        self.made.add(y)
+        if not state.grad and not isinstance(op, StopGradient) and self.requires(x):
+            x = self.view(_UNRECORDED, x)
+        y._link, y._stamp = (x, op), -1
+        self.note(y)
         self.node(y)
         return y
 
@@ -351,8 +359,10 @@ class Capture(abc.ABC):
         path: list[Op] = []
         while (cell := self.cell(x)) is None:
             parent, op = self.parent(x)
+            if state.grad and op is _UNRECORDED and op not in path:
+                raise into_view_without_history(part.tensor)
             if requires and isinstance(op, StopGradient):
-                raise _recorded_through_detach(value)
+                raise through_detach(value)
             whole = self.flowing(parent) if requires else self.node(parent)
             path.insert(0, op)
             node = write_through(path, *(Expr(self, n) for n in (whole, node, part))).value
@@ -368,11 +378,7 @@ class Capture(abc.ABC):
         leaf = cell.tensor if cell.tensor is not None else x
         if cell.requires and cell.node in self.leaves:
             if requires:
-                raise located(
-                    GradientError,
-                    f"a leaf tensor that requires grad was written in place: "
-                    f"{cell.node.type}; write under vtc.no_grad()",
-                )
+                raise into_leaf(cell.node.tensor)
             hint = "" if cell.initial is None else f"{cell.initial.name}_new"
             node = self.apply(StopGradient(), node, hint=hint)
             self.mark_leaf(node, leaf)
@@ -380,7 +386,7 @@ class Capture(abc.ABC):
             node = self.unrecorded(cell.node, node)
         else:
             cell.requires = requires
-        cell.node = node
+        cell.node = self.watched.written(self, x, node)
         cell.version += 1
 
     def refuse_apart(self, cell: Cell | None) -> None:
@@ -390,8 +396,7 @@ class Capture(abc.ABC):
             raise Restart(held._storage)
 
     def unrecorded(self, old: Node, new: Node) -> Node:
-        """The value of ``new`` with the history of ``old``: what a write that is not recorded
-        leaves."""
+        """The value of ``new`` with the history of ``old``: what an unrecorded write leaves."""
         was = Expr(self, old)
         found: Node = (Expr(self, self.stop(new)) + (was - Expr(self, self.stop(old)))).value
         return found
@@ -493,8 +498,3 @@ def _rule(op: Op, inputs: tuple[Tensor, ...], rest: Rest) -> Result:
 
 
 dispatch.register("capture", _rule)
-
-
-def _recorded_through_detach(value: Tensor) -> GradientError:
-    message = f"a value that requires grad, {value.type}, was written into a detached tensor"
-    return located(GradientError, f"{message}: detach() it, too, or write under vtc.no_grad()")

@@ -21,6 +21,7 @@ is traced like any other code, and may be differentiated again. In the program a
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, final
@@ -31,6 +32,7 @@ from vtc.frontend.autograd import ENGINE
 from vtc.frontend.dispatch import state
 from vtc.frontend.functions.reduce import sum_to_size
 from vtc.frontend.hooks import Gradients, describe, joined
+from vtc.frontend.inputs import place
 from vtc.frontend.source import located
 from vtc.frontend.tape import Saved, restore
 from vtc.frontend.tensor import Tensor
@@ -61,12 +63,16 @@ class Function(ABC):
     """Keeps in ``ctx`` what ``backward`` needs, where ``forward`` does not take one."""
 
     @classmethod
-    def apply(cls, *args: Any) -> Any:
+    def apply(cls, *args: Any, **kwargs: Any) -> Any:
         """``forward`` of ``args``, with the gradient that ``backward`` gives.
 
-        Gradients flow to the tensors among ``args`` themselves, not to those in lists. CaptureError
-        in a function that a compiled loop or branch runs.
+        Gradients flow to the tensors among ``args`` themselves, not to those in lists. Arguments by
+        name are put in their places, and with ``setup_context`` so are defaults. ArgumentError for
+        what ``forward`` does not take; CaptureError in a function that a compiled loop or branch
+        runs.
         """
+        if kwargs or cls.setup_context is not None:
+            args = _in_places(cls, args, kwargs)
         where = [k for k, x in enumerate(args) if isinstance(x, Tensor) and x.requires_grad]
         where = where if dispatch.grad_enabled() else []
         ctx = Context([k in where for k in range(len(args))])
@@ -77,6 +83,23 @@ class Function(ABC):
                 out = cls.forward(*args)
                 cls.setup_context(ctx, args, out)
         return _Applied(cls, ctx, args, where).results(out) if where else out
+
+
+def _in_places(fn: type[Function], args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments of ``forward`` in its order; ``setup_context`` is given the defaults, too."""
+    plain = fn.setup_context is not None
+    form = inspect.signature(fn.forward)
+    try:
+        bound = form.bind(*args, **kwargs) if plain else form.bind(None, *args, **kwargs)
+    except TypeError as e:
+        raise located(ArgumentError, f"{fn.__name__}.apply: {e}") from None
+    if plain:
+        bound.apply_defaults()
+    if bound.kwargs:
+        names = ", ".join(bound.kwargs)
+        message = f"expected arguments that have places, got {names}, only to be given by name"
+        raise located(ArgumentError, f"{fn.__name__}.apply: {message}")
+    return bound.args if plain else bound.args[1:]
 
 
 @final
@@ -90,6 +113,7 @@ class Context:
         self.needs_input_grad = tuple(needs)
         self._saved: tuple[Any, ...] = ()
         self._constant: tuple[Tensor, ...] = ()
+        self._dirty: tuple[Tensor, ...] = ()
         self._materialize = True
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
@@ -100,6 +124,9 @@ class Context:
                 message = f"save_for_backward: expected tensors or None, got a {got}"
                 raise located(ArgumentError, f"{message}; keep it as an attribute of ctx")
         self._saved = tensors
+
+    def save_for_forward(self, *tensors: Tensor | None) -> None:
+        """Nothing: what a ``jvp`` of the Function would read, which is not asked here."""
 
     @property
     def saved_tensors(self) -> tuple[Tensor | None, ...]:
@@ -115,9 +142,8 @@ class Context:
         self._materialize = value
 
     def mark_dirty(self, *tensors: Tensor) -> None:
-        """Refused: results are new tensors."""
-        message = "mark_dirty: expected a function that returns new tensors"
-        raise located(ArgumentError, f"{message}; write into the argument outside of it")
+        """``forward`` wrote into these arguments, and returns them: the results they become."""
+        self._dirty = tensors
 
 
 @final
@@ -144,17 +170,30 @@ class _Applied:
     def results(self, out: Any) -> Any:
         """What ``forward`` returned, as functions of the arguments."""
         given = list(out) if isinstance(out, (tuple, list)) else [out]
+        dirty = self._dirty(given)
         plain = {id(x) for x in self.ctx._constant}
         self.left = [k for k, y in enumerate(given) if _flows(y) and id(y) not in plain]
         self.made = [_place(y) if _flows(y) else None for y in given]
         found = [dispatch.apply(Custom(), given[k], *self.views) for k in self.left]
         named = {id(y): y for y in given}
-        for k, y in zip(self.left, joined(found, self._at_results), strict=True):
-            named[id(given[k])] = given[k] = y
+        for k, view in zip(self.left, joined(found, self._at_results), strict=True):
+            y = view if state.capture is None else _alone(view)
+            made = dispatch.write(given[k], y) if id(given[k]) in dirty else y
+            named[id(given[k])] = given[k] = made
         saved = [named.get(id(x), x) for x in self.ctx._saved]
         self.ctx._saved = tuple([None if x is None else _kept(x) for x in saved])
         self.views = []
-        return tuple(given) if isinstance(out, (tuple, list)) else given[0]
+        if isinstance(out, list):
+            return given
+        return tuple(given) if isinstance(out, tuple) else given[0]
+
+    def _dirty(self, given: Sequence[Any]) -> set[int]:
+        """Which results are arguments that were written, by their ``id``."""
+        found = {id(x) for x in self.ctx._dirty}
+        if not found <= {id(y) for y in given}:
+            message = "mark_dirty: expected arguments that forward returns, too"
+            raise located(ArgumentError, f"{self.fn.__name__}: {message}")
+        return found
 
     def _at_results(self, given: Gradients) -> Gradients:
         grads: list[Any] = [None] * len(self.made)
@@ -181,6 +220,15 @@ class _Applied:
             None if found[k] is None else _fitted(f"{name}: argument {k}", found[k], *place)
             for k, place in zip(self.where, self.types, strict=True)
         ]
+
+
+def _alone(view: Tensor) -> Tensor:
+    """A traced ``view`` as a tensor cut from nothing. A write that is not recorded keeps the
+    history of a root: here ``view`` itself, and with it ``backward``.
+    """
+    capture = state.capture
+    found: Tensor = capture.tensor(capture.node(view), requires=True, device=place(view))
+    return found
 
 
 def _flows(y: Any) -> bool:

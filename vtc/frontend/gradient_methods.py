@@ -88,8 +88,8 @@ class GradientMethods(abc.ABC):  # noqa: B024 - a mixin
         create_graph: bool = False,
         inputs: Tensor | Sequence[Tensor] | None = None,
     ) -> None:
-        """Add the gradient of this scalar (or of ``gradient`` times it) to ``.grad`` of every leaf
-        below it, or only of ``inputs``.
+        """Add the gradient of this single element (or of ``gradient`` times these) to ``.grad`` of
+        every leaf below it, or only of ``inputs``.
 
         ``retain_graph`` (by default where ``create_graph`` is) allows another backward through the
         same values; with ``create_graph`` gradients can be differentiated again. GradientError if

@@ -32,7 +32,6 @@ from vtc.frontend.tape import restore, running
 from vtc.frontend.tensor import CPU, Tensor
 from vtc.frontend.tree import Form, flatten, unflatten
 from vtc.ir.graph import Graph, Node, Program
-from vtc.ir.op import Op
 from vtc.ir.ops.control import Library
 from vtc.ir.types import DType, TensorType, f32, f64
 from vtc.passes.dce import trimmed
@@ -54,20 +53,10 @@ class Recording(Capture):
         self.own: set[int] = set()
         self.outside: dict[int, Cell] = {}
 
-    def tensor(self, node: Node, *, requires: bool = False, device: Device | None = None) -> Tensor:
-        """A new traced tensor."""
-        x = super().tensor(node, requires=requires, device=device)
+    def note(self, x: Tensor) -> None:
+        """The trace made ``x``."""
+        super().note(x)
         self.own.add(id(x))
-        return x
-
-    def view(self, op: Op, x: Tensor) -> Tensor:
-        """A traced view of ``x``."""
-        y = Tensor()
-        y._link, y._stamp = (x, op), -1
-        self.own.add(id(y))
-        self.made.add(y)
-        self.node(y)
-        return y
 
     def cell(self, x: Tensor) -> Cell | None:
         """The cell of ``x``; None for a view that was made here."""

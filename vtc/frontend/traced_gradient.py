@@ -23,6 +23,7 @@ from vtc.frontend import dispatch, hooks
 from vtc.frontend.hooks import Group
 from vtc.frontend.inputs import place
 from vtc.frontend.source import located
+from vtc.frontend.sweep import seed_of
 from vtc.ir.graph import Node
 from vtc.ir.ops.control import Gradient, Item
 from vtc.ir.ops.elementwise import Add
@@ -130,15 +131,11 @@ def _entered(capture: Capture, x: Tensor, *, consume: bool) -> list[tuple[Node, 
 def _seeds(
     capture: Capture, roots: Sequence[Tensor], seeds: Sequence[Tensor | None]
 ) -> list[Node | None]:
-    """The nodes of ``seeds``. GradientError for those that do not fit, or are needed."""
-    for x, seed in zip(roots, seeds, strict=True):
-        if seed is None and x.type.shape != ():
-            message = f"expected a scalar, or a gradient argument, got {x.type}"
-            raise located(GradientError, f"backward: {message}")
-        if seed is not None and seed.type != x.type:
-            message = f"expected a gradient of type {x.type}, got {seed.type}"
-            raise located(GradientError, f"backward: {message}")
-    return [None if seed is None else capture.node(seed) for seed in seeds]
+    """The nodes of ``seeds``, None for 1 of a scalar."""
+    return [
+        None if seed is None and x.type.shape == () else capture.node(seed_of(x, seed))
+        for x, seed in zip(roots, seeds, strict=True)
+    ]
 
 
 def _add(capture: Capture, x: Tensor, g: Tensor, *, create_graph: bool) -> None:
@@ -176,7 +173,8 @@ class TracedSweep:
         """The gradients by node, absent where there is none; ``seeds`` are those of ``roots``."""
         between = _between(roots, self.wrt, self.capture)
         self.active = set(between)
-        watched = [n for n in between if n in self.capture.watched.points]
+        points = self.capture.watched.points
+        watched = [n for n in between if n in points or n in self.retained]
         if not watched and not any(self._has_hooks(w) for w in self.wrt):
             return self._at_once(roots, seeds)
         self.cut = {*watched, *(w for w in self.wrt if w in self.active)}

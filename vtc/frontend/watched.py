@@ -81,6 +81,14 @@ class Watched:
         self.retaining.append(x)
         capture.kept.append(x)
 
+    def written(self, capture: Capture, x: Tensor, node: Node) -> Node:
+        """What ``x`` is after ``node`` was written into it: where it has a ``.grad`` of its own, a
+        value of its own, as gradients of another may come to ``node``.
+        """
+        if all(x is not known for known in self.retaining):
+            return node
+        return capture.apply(Reshape(node.tensor.shape), node)
+
     def retained(self, capture: Capture) -> dict[Node, list[Tensor]]:
         """Who gets a ``.grad`` from which value, as things are now."""
         found: dict[Node, list[Tensor]] = {}

@@ -413,8 +413,9 @@ class Div(Binary):
         return np.divide(x, y)
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
-        gx = g / inputs[1]
-        return gx, -(gx * out) if needs[1] else None
+        x, y = inputs
+        gx = g / y  # and not of out, which users go on to write in place, as PyTorch lets them
+        return gx, -(gx * (x / y)) if needs[1] else None
 
 
 @dataclass(frozen=True)
