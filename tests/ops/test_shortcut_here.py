@@ -13,9 +13,18 @@ from vtc.frontend import dispatch, keys, shortcut
 from vtc.frontend.functions.promotion import promoted
 from vtc.ir.op import REGISTRY
 from vtc.ir.ops.elementwise import Cast, Elementwise
+from vtc.ir.types import TensorType
 
 OPS = [
     o for o in REGISTRY.values() if issubclass(o, Elementwise) and o is not Cast and not fields(o)
+]
+FLOATS = TensorType(vtc.float32, (1,))
+SMOOTH = [
+    o
+    for o in OPS
+    if o.arity <= 2
+    and next(o.samples(np.random.default_rng(0))).smooth
+    and o().infer(*[FLOATS] * o.arity) == FLOATS
 ]
 DTYPES = [vtc.float32, vtc.float64, vtc.float16, vtc.bfloat16, vtc.int64, vtc.int32, vtc.uint8]
 NUMBERS = [2, -1, 0, True, 0.5, -0.0, math.nan, math.inf]
@@ -134,3 +143,42 @@ def test_kinds_that_nobody_uses_go():
     shortcut._known.clear()
     gc.collect()
     assert not [k for k in keys._KINDS.values() if k.shape == (49,)]
+
+
+@pytest.mark.parametrize("kind", SMOOTH, ids=lambda o: o.name)
+def test_gradients_of_known_calls(kind):
+    """Of the first call and of a known one, on operands that are repeated; and theirs in turn."""
+    op = kind()
+
+    def gradients(call, *operands):
+        given = [v.clone().requires_grad_() if type(v) is vtc.Tensor else v for v in operands]
+        leaves = [v for v in given if type(v) is vtc.Tensor]
+        y = call(op, *given)
+        first = vtc.autograd.grad(y.exp().sum(), leaves, create_graph=True)
+        norm = sum((g * g).sum() for g in first)
+        second = vtc.autograd.grad(norm, leaves, allow_unused=True) if norm.requires_grad else ()
+        return str(y.grad_fn), [bits(g.detach()) for g in first], [g for g in second]
+
+    x = vtc.tensor([[0.3, 1.5, 0.7], [0.9, 0.2, 0.4]])
+    operands = [(x,), (x.T,)] if kind.arity == 1 else [
+        (x, 0.5), (2, x), (x, x), (x, x[0]), (x[:, :1], x[1]), (x[0, 1], x), (x[None], x[:, None]),
+    ]  # fmt: skip
+    for given in operands:
+        name, first, second = gradients(promoted, *given)
+        for _ in range(2):
+            again = gradients(known, *given)
+            assert again[:2] == (name, first), given
+            for a, b in zip(again[2], second, strict=True):  # what is repeated is summed elsewhere
+                assert (a is None) == (b is None)
+                assert a is None or np.allclose(a.numpy(), b.numpy(), rtol=1e-5, equal_nan=True)
+
+
+def test_a_known_call_is_one_step():
+    x, y = vtc.ones(2, 3).requires_grad_(), vtc.ones(3).requires_grad_()
+    for _ in range(4):
+        z = x * y
+    assert [str(f) for f, _ in z.grad_fn.next_functions] == ["<AccumulateGrad>"] * 2
+    with vtc.no_grad():
+        y.mul_(2)
+    with pytest.raises(VtcError, match="changed in place"):
+        z.sum().backward()

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from vtc.errors import GradientError
 from vtc.frontend import dispatch, hooks
 from vtc.frontend.dispatch import Rest, Result, state
 from vtc.frontend.grad_fn import Next, eager_fn
 from vtc.frontend.hooks import Gradients, Group
+from vtc.frontend.refused import into_leaf, into_view_without_history
 from vtc.frontend.source import located, user_loc
 from vtc.frontend.sweep import Sweep, free, leaves_below, tape_below
-from vtc.frontend.tape import BUILDER, Differentiable, Move, Record, Saved, running
+from vtc.frontend.tape import BUILDER, Differentiable, Move, Record, Saved, Spread, running
 from vtc.frontend.tensor import Tensor, concrete_type, write_through
 from vtc.ir.op import Op
 from vtc.ir.ops.control import Item, StopGradient
+from vtc.ir.ops.elementwise import Elementwise
 from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.view import Reshape
-from vtc.ir.types import TupleType
+from vtc.ir.types import Array, TensorType, TupleType
 
 
 class Engine:
@@ -37,8 +40,11 @@ class Engine:
         if not state.grad or not any([x.requires_grad for x in inputs]):
             return rest(op, inputs)
         saved = tuple([self.save(x) for x in inputs])
-        with dispatch.no_grad():
+        state.grad = False
+        try:
             out = rest(op, inputs)
+        finally:
+            state.grad = True
         self.record(op, saved, out)
         return out
 
@@ -68,6 +74,20 @@ class Engine:
                 )
             return
         self._attach(out, Record(op, saved, self._result(out), loc=user_loc()))
+
+    def spread(
+        self, op: Elementwise, values: Sequence[Any], arrays: Sequence[Array | None], out: Tensor
+    ) -> None:
+        """Put ``op`` on the tape, on tensors and numbers (``arrays`` has them 0-d) that were
+        repeated to one shape.
+        """
+        saved = tuple(
+            [
+                self.save(v) if a is None or v.__class__ is Tensor else Saved(TensorType.of(a), a)
+                for v, a in zip(values, arrays, strict=True)
+            ]
+        )
+        self._attach(out, Record(Spread(op), saved, self._result(out), loc=user_loc()))
 
     def _result(self, out: Tensor) -> Saved:
         return Saved(
@@ -125,18 +145,18 @@ class Engine:
             running.segment.writing(x)
         if running.body is not None:
             running.body.writing(x)
-        if not state.grad or not (x.requires_grad or value.requires_grad):
+        if not state.grad:
             return
-        root = x
+        root, unrecorded = x, False
         while root._link is not None and not isinstance(root._link[1], StopGradient):
+            unrecorded = unrecorded or root._stamp == -1
             root = root._link[0]
+        if unrecorded and root.requires_grad:
+            raise into_view_without_history(x.type)
+        if not (x.requires_grad or value.requires_grad):
+            return
         if root._requires and root._record is None:
-            kind = "a leaf tensor" if root is x else "a view of a leaf tensor"
-            raise located(
-                GradientError,
-                f"{kind} that requires grad was written in place: {x.type}; write under "
-                "vtc.no_grad()",
-            )
+            raise into_leaf(x.type, view=root is not x)
         new, at = value, x
         path: list[Op] = []
         device, running.device = running.device, x.device

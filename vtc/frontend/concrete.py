@@ -43,11 +43,11 @@ def _run_numpy(op: Op, arrays: Sequence[Array]) -> Any:
     type = inferred(op, *map(TensorType.of, arrays))
     out = compute(op, arrays, type)
     if isinstance(out, tuple):
-        return tuple([_own(o, arrays) for o in out])
-    return _own(out, arrays)
+        return tuple([own(o, arrays) for o in out])
+    return own(out, arrays)
 
 
-def _own(out: Array, arrays: Sequence[Array]) -> Array:
+def own(out: Array, arrays: Sequence[Array]) -> Array:
     """A result never shares memory with an input by accident, nor is it a read-only broadcast."""
     if not out.flags.writeable or (
         out.base is not None and any(np.may_share_memory(out, a) for a in arrays)
@@ -126,7 +126,8 @@ class _Concrete:
 
 def _shown(op: Op, array: Array) -> Array | None:
     """The view ``op`` of ``array`` on the host; None where the elements would have to move."""
-    out = compute(op, [array], inferred(op, TensorType.of(array)))
+    inferred(op, TensorType.of(array))  # or it cannot be taken
+    out = op.reference(array)
     if not isinstance(out, np.ndarray):
         raise TypeCheckError(f"{op.name}: not a view")
     return out if np.may_share_memory(out, array) or not out.size else None

@@ -104,6 +104,11 @@ class Autograd(Gradients, Protocol):
     def viewed(self, x: Tensor) -> None:
         """``x`` was just cut from another tensor."""
 
+    def spread(
+        self, op: Any, values: Sequence[Any], arrays: Sequence[Array | None], out: Tensor
+    ) -> None:
+        """``out`` was just made by an elementwise ``op`` on operands that are repeated."""
+
     def moved(self, x: Tensor, y: Tensor) -> None:
         """``y`` is ``x`` on another device."""
 

@@ -54,6 +54,7 @@ def accumulates(leaf: Tensor) -> GradFn:
 
 def step_name(op: Any) -> str:
     """What the step back from ``op`` is called."""
+    op = getattr(op, "op", op)  # an elementwise one, on operands that are repeated
     return f"{type(op).__name__.removesuffix('Backward').lstrip('_')}Backward"
 
 

@@ -7,12 +7,13 @@ second call of a kind remembers it, and those that follow go straight to NumPy, 
     shortcut(Add(), x, 1)      # a Tensor; None where the stack must look
 
 It answers only where no rule of the stack but the backend has a say: nothing is captured, autocast
-is off, and no gradient flows.
+is off. Where a gradient flows the call is one step of the tape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, final
 
 import numpy as np
@@ -29,7 +30,9 @@ from vtc.frontend.functions.promotion import (
     result_type,
 )
 from vtc.frontend.keys import Kind, kind_of, know
+from vtc.frontend.tape import running
 from vtc.frontend.tensor import CPU, Storage, Tensor, array_of
+from vtc.ir.op import REGISTRY
 from vtc.ir.ops.elementwise import Cast, Elementwise
 from vtc.ir.types import Array, DType, TensorType
 from vtc.runtime.buffer import address
@@ -44,16 +47,18 @@ def shortcut(op: Elementwise, *values: Any) -> Tensor | None:
     """``op`` on ``values``, if that is known; see the module."""
     if state.capture is not None or state.autocast is not None:
         return None
-    grad = state.grad
-    # Other elementwise ops have no attributes.
-    what = op.dtype if op.__class__ is Cast else op.__class__
+    grad, grows = state.grad, False
+    what: object = op.__class__
+    if what in _WITH_ATTRIBUTES:
+        what = op.dtype if isinstance(op, Cast) else op
     key: list[Any] = [what, process.dtype]
     given: list[Any] = []
     for v in values:
         if v.__class__ is Tensor:
             array = v._array
-            if array is None or (grad and _grows(v)):
+            if array is None:
                 return None
+            grows = grows or (grad and _grows(v))
             known = v._known
             if known is None or known[0] is not array:
                 known = know(v)
@@ -63,16 +68,19 @@ def shortcut(op: Elementwise, *values: Any) -> Tensor | None:
             key.append(v.__class__)
             given.append(v)
     found = _known.get(tuple(key), _UNKNOWN)
-    if found is None:
-        return None
     if found is _UNKNOWN or found is _MET:
         _meet(tuple(key), op, values, again=found is _MET)
         return None
+    return None if found is None else _run(found, values, given, grows)
+
+
+def _run(found: _Known, values: Sequence[Any], given: list[Any], grows: bool) -> Tensor | None:
+    if grows and (running.segment is not None or running.body is not None):
+        return None  # which count the steps of the stack
     try:
-        result: Tensor | None = found.run(values, given)
+        return found.run(values, given, grows)
     except MemoryError:
         return None  # the stack says what there is no room for
-    return result
 
 
 def _grows(x: Tensor) -> bool:
@@ -83,15 +91,37 @@ def _grows(x: Tensor) -> bool:
 
 
 @final
+class _Cells:
+    """Numbers as 0-d arrays of a dtype."""
+
+    __slots__ = ("_dtype", "_made")
+
+    def __init__(self, dtype: DType) -> None:
+        self._dtype = dtype
+        self._made: dict[Any, Array] = {}
+
+    def of(self, value: Any) -> Array:
+        """The array of ``value``, which is not to be written to."""
+        key = value if value and value == value else repr(value)
+        found = self._made.get(key)
+        if found is None:
+            if len(self._made) >= KEPT:
+                self._made.clear()
+            found = self._made[key] = _array_of(value, self._dtype)
+        return found
+
+
+@final
 class _There:
     """A call on a GPU."""
 
-    __slots__ = ("_device", "_kind", "_ready")
+    __slots__ = ("_cells", "_device", "_flows", "_kind", "_op", "_ready")
 
-    def __init__(self, ready: eager.Ready, kind: Kind) -> None:
-        self._ready, self._device, self._kind = ready, kind.device, kind
+    def __init__(self, op: Elementwise, ready: eager.Ready, dtype: DType, kind: Kind) -> None:
+        self._op, self._ready, self._cells = op, ready, _Cells(dtype)
+        self._device, self._kind, self._flows = kind.device, kind, kind.dtype.kind in "fcV"
 
-    def run(self, values: Sequence[Any], given: list[Any]) -> Tensor | None:
+    def run(self, values: Sequence[Any], given: list[Any], grows: bool) -> Tensor | None:
         """The result; None where an operand must be copied."""
         made = self._ready.run(given)
         if made is None:
@@ -99,6 +129,9 @@ class _There:
         x = Tensor()
         x._array, x._storage = made[0], Storage(self._device)
         x._known = made[0], False, made[1], self._kind
+        if grows and self._flows:
+            arrays = [None if v.__class__ is Tensor else self._cells.of(v) for v in values]
+            dispatch.autograd().spread(self._op, values, arrays, x)
         return x
 
 
@@ -106,16 +139,16 @@ class _There:
 class _Here:
     """A call on the CPU: the op's reference, which broadcasts as NumPy does."""
 
-    __slots__ = ("_cells", "_dtype", "_kind", "_number", "_op")
+    __slots__ = ("_cells", "_flows", "_kind", "_number", "_op")
 
     def __init__(self, op: Elementwise, dtype: DType, number: int | None, kind: Kind) -> None:
-        self._op, self._dtype, self._number, self._kind = op, dtype, number, kind
-        self._cells: dict[Any, Array] = {}
+        self._op, self._cells, self._number, self._kind = op, _Cells(dtype), number, kind
+        self._flows = kind.dtype.kind in "fc"
 
-    def run(self, values: Sequence[Any], given: list[Any]) -> Tensor | None:
+    def run(self, values: Sequence[Any], given: list[Any], grows: bool) -> Tensor | None:
         """The result; None where it is not what the stack would give."""
         kind, number = self._kind, self._number
-        arrays = [self._cell(v) if k == number else v._array for k, v in enumerate(values)]
+        arrays = [self._cells.of(v) if k == number else v._array for k, v in enumerate(values)]
         with np.errstate(all="ignore"):
             out = self._op.reference(*arrays)
         if (
@@ -130,16 +163,9 @@ class _Here:
         x = Tensor()
         x._array, x._storage = out, Storage(CPU)
         x._known = out, False, address(out), kind
+        if grows and self._flows:
+            dispatch.autograd().spread(self._op, values, arrays, x)
         return x
-
-    def _cell(self, value: Any) -> Array:
-        key = value if value and value == value else repr(value)
-        found = self._cells.get(key)
-        if found is None:
-            if len(self._cells) >= KEPT:
-                self._cells.clear()
-            found = self._cells[key] = _array_of(value, self._dtype)
-        return found
 
 
 @final
@@ -151,13 +177,16 @@ class _Cast:
     def __init__(self, op: Elementwise, dtype: DType) -> None:
         self._op, self._dtype = op, dtype
 
-    def run(self, values: Sequence[Any], given: list[Any]) -> Tensor | None:
+    def run(self, values: Sequence[Any], given: list[Any], grows: bool) -> Tensor | None:
         """The result; None where the call on the cast operands is not known."""
-        del given
+        del given, grows
         return shortcut(self._op, *[self._cast(v) for v in values])
 
     def _cast(self, value: Any) -> Any:
         return cast(value, self._dtype) if type(value) is Tensor else value
+
+
+_Known = _There | _Here | _Cast
 
 
 def _meet(key: tuple[Any, ...], op: Elementwise, values: Sequence[Any], *, again: bool) -> None:
@@ -167,7 +196,7 @@ def _meet(key: tuple[Any, ...], op: Elementwise, values: Sequence[Any], *, again
     _known[key] = _found(op, values) if again else _MET
 
 
-def _found(op: Elementwise, values: Sequence[Any]) -> _There | _Here | _Cast | None:
+def _found(op: Elementwise, values: Sequence[Any]) -> _Known | None:
     """How to call ``op`` on operands like ``values``; None where the stack must look."""
     tensors = [v for v in values if type(v) is Tensor]
     numbers = [k for k, v in enumerate(values) if type(v) in _NUMBERS]
@@ -212,7 +241,8 @@ def _there(
         return None
     if single is None:
         return None
-    return _There(eager.Ready(single, kind.device, at, lambda v: _array_of(v, dtype)), kind)
+    ready = eager.Ready(single, kind.device, at, lambda v: _array_of(v, dtype))
+    return _There(op, ready, dtype, kind)
 
 
 def _repeated(value: Any, dtype: DType, shape: tuple[int, ...]) -> Array:
@@ -228,6 +258,9 @@ def _array_of(value: Any, dtype: DType) -> Array:
     return array_of(number(value, dtype))
 
 
+_WITH_ATTRIBUTES = frozenset(
+    [o for o in REGISTRY.values() if issubclass(o, Elementwise) and fields(o)]
+)
 _UNKNOWN = object()
 _MET = object()
 _known: dict[tuple[Any, ...], Any] = {}

@@ -12,12 +12,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
+import numpy as np
+
 from vtc.errors import GradientError
 from vtc.frontend import dispatch
 from vtc.frontend.hooks import Group, Hooks, call_after, hooks_of, through
+from vtc.frontend.host_rules import HostRule
 from vtc.frontend.source import located
 from vtc.frontend.tape import BUILDER, Record, Saved, Segment, restore, running
-from vtc.frontend.tensor import Tensor
+from vtc.frontend.tensor import Tensor, concrete_tensor
 from vtc.ir.ops.expr import Expr
 from vtc.ir.reverse import Entry, reverse
 from vtc.runtime.device import Device
@@ -90,9 +93,11 @@ class Sweep:
         values: dict[object, Any] = {s.key: s for r in self.tape for s in r.inputs}
         values.update({r: r for r in self.tape})
         opened = _Opened()
-        steps: Sequence[Any] = self.tape  # each record is the op that gives its reads' gradients
+        # Each record is the op that gives its reads' gradients.
+        rules: Sequence[Any] = self.tape if self.create_graph else [HostRule(r) for r in self.tape]
         entries: list[Entry[Any]] = [
-            Entry(r, r, tuple(s.key for s in r.inputs), r.index) for r in steps
+            Entry(rule, r, tuple([s.key for s in r.inputs]), r.index)
+            for rule, r in zip(rules, self.tape, strict=True)
         ]
         with dispatch.set_grad_enabled(self.create_graph), _creating_on(roots[0].device):
             found = reverse(
@@ -194,16 +199,21 @@ class Sweep:
 
 
 def seed_of(x: Tensor, seed: Tensor | None) -> Tensor:
-    """The gradient of ``x`` to begin with. GradientError if it has to be given, or does not fit."""
+    """The gradient of ``x`` to begin with, in its dtype: 1 for a single element. GradientError if
+    it has to be given, or does not fit.
+    """
     if seed is None:
-        if x.type.shape != ():
+        if any(n != 1 for n in x.type.shape):
             message = f"expected a scalar, or a gradient argument, got {x.type}"
             raise located(GradientError, f"backward: {message}")
-        return dispatch.constant(1.0, x.dtype, device=x.device)
-    if seed.type != x.type:
+        if x._array.__class__ is np.ndarray and dispatch.state.capture is None:
+            return concrete_tensor(np.ones(x._array.shape, x._array.dtype))
+        return dispatch.constant(1.0, x.dtype, x.type.shape, device=x.device)
+    casts = seed.dtype.kind == x.dtype.kind == "float"
+    if seed.type != x.type and not (casts and seed.type.shape == x.type.shape):
         message = f"expected a gradient of type {x.type}, got {seed.type}"
         raise located(GradientError, f"backward: {message}")
-    return seed
+    return seed if seed.dtype is x.dtype else seed.to(x.dtype)
 
 
 def _value(value: Any) -> Any:

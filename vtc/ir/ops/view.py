@@ -247,8 +247,12 @@ class Expand(View):
         return shifted(self)
 
     def reference(self, x: Array) -> Array:
-        shape = ints(self.infer(TensorType.of(x)).shape)
-        return np.broadcast_to(np.expand_dims(x, self.axes), shape)
+        shape = list(x.shape)
+        for a, size in zip(self.axes, ints(self.sizes), strict=True):
+            shape.insert(a, size)
+        front = range(len(self.axes))  # where NumPy has new axes anyway
+        one = x if self.axes == tuple(front) else np.expand_dims(x, self.axes)
+        return np.broadcast_to(one, tuple(shape))
 
     def vjp(self, g: Expr, out: Expr, inputs: Exprs, needs: Needs) -> Sequence[Expr | None]:
         return (g.sum(self.axes),)
