@@ -179,7 +179,7 @@ def test_on_the_command_line(folder, by_numpy):
 def test_wrong_arguments(folder):
     package = vtc.load(folder / "gpt.vtc", device="cuda")
     ids = np.load(folder / "ids.npy")
-    with pytest.raises(ArgumentError, match=r"ids: expected i64\[1, T\], got int32\[1, 5\]"):
+    with pytest.raises(ArgumentError, match=r"ids: expected i64\[1, T\], got i32\[1, 5\]"):
         package.prefill(ids.astype("i4"))
     with pytest.raises(ArgumentError, match=r"ids: axis 1: expected T: Dim\(1, 12\), got 13"):
         package.prefill(np.zeros((1, 13), "i8"))
