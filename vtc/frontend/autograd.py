@@ -19,12 +19,13 @@ from vtc.frontend.hooks import Gradients, Group
 from vtc.frontend.refused import into_leaf, into_view_without_history
 from vtc.frontend.source import located, user_loc
 from vtc.frontend.sweep import Sweep, free, leaves_below, tape_below
-from vtc.frontend.tape import BUILDER, Differentiable, Move, Record, Saved, Spread, running
+from vtc.frontend.tape import BUILDER, Differentiable, Move, Record, Saved, running
 from vtc.frontend.tensor import Tensor, concrete_type, write_through
 from vtc.ir.op import Op
 from vtc.ir.ops.control import Item, StopGradient
 from vtc.ir.ops.elementwise import Elementwise
 from vtc.ir.ops.expr import Expr
+from vtc.ir.ops.pullback import Spread
 from vtc.ir.ops.view import Reshape
 from vtc.ir.types import Array, TensorType, TupleType
 

@@ -28,9 +28,10 @@ from vtc.ir.op import Op
 from vtc.ir.ops.bitcast import Bitcast
 from vtc.ir.ops.control import Checkpoint, StopGradient
 from vtc.ir.ops.fill import Full
+from vtc.ir.ops.pullback import Pullback
 from vtc.ir.ops.strided import Strided
 from vtc.ir.ops.view import Reshape, View, ints
-from vtc.ir.types import Array, TensorType, TupleType, converted, dtype_of
+from vtc.ir.types import Array, TensorType, TupleType, Type, converted, dtype_of
 from vtc.runtime.buffer import address
 from vtc.runtime.cuda import copies
 from vtc.runtime.cuda.array import DeviceArray, empty, index_of, reshaped, strided
@@ -73,6 +74,23 @@ def run(op: Op, arrays: Sequence[Array], device: Device) -> Any:
             _calls.clear()
         call = _calls[key] = _prepared(op, arrays, device)
     return call(arrays)
+
+
+def pulled(op: Pullback, arrays: Sequence[Array], device: Device) -> Sequence[Array] | None:
+    """What a gradient rule computes, in fresh memory of ``device``; None where that is no program
+    for all sizes.
+    """
+    key = op, gpu(devices.index(device)), deterministic(), *map(_facts, arrays)
+    call = _calls.get(key, _UNKNOWN)
+    if call is _UNKNOWN:
+        if len(_calls) >= KEPT:
+            _calls.clear()
+        call = _calls[key] = _pulling(op, arrays, device)
+    if call is None:
+        return None
+    _stats.eager_calls += 1
+    found: Sequence[Array] = call(arrays)
+    return found
 
 
 @final
@@ -270,6 +288,26 @@ def _prepared(op: Op, arrays: Sequence[Array], device: Device) -> Call:
     fit, built = _fitting(op, [_layout(a) for a in arrays], device)
     if built.fallback:
         return lambda given: _on_host(op, given, device)
+    return _calling(fit, built, type, arrays, device)
+
+
+def _pulling(op: Pullback, arrays: Sequence[Array], device: Device) -> Call | None:
+    fit = symbolic(op, [_layout(a) for a in arrays])
+    try:
+        built = _built(fit.form, device)
+    except (CodegenError, TypeCheckError, VerifyError, PassError):
+        return None
+    if built.fallback:
+        return None
+    type = op.infer(*map(TensorType.of, arrays))
+    if len(type.items) > 1:
+        return _calling(fit, built, type, arrays, device)
+    call = _calling(fit, built, type.items[0], arrays, device)
+    return lambda given: (call(given),)
+
+
+def _calling(fit: Fit, built: Built, type: Type, arrays: Sequence[Array], device: Device) -> Call:
+    """How to call ``built`` on arrays like ``arrays``, for results of ``type``."""
     hidden = [empty((0, n), np.dtype(np.uint8), devices.index(device)) for n in fit.hidden]
     places = [_place(a, s) for a, s in zip(arrays, fit.shapes, strict=True)]
     inputs = [*(p(a) for p, a in zip(places, arrays, strict=True)), *hidden]
@@ -283,6 +321,7 @@ def _prepared(op: Op, arrays: Sequence[Array], device: Device) -> Call:
         outputs = launch([*[p(a) for p, a in zip(places, given, strict=True)], *hidden])
         if isinstance(type, TupleType):
             return tuple([_shaped(o, t) for o, t in zip(outputs, type.items, strict=True)])
+        assert isinstance(type, TensorType)
         return _shaped(outputs[0], type)
 
     return call
@@ -395,5 +434,6 @@ def _on_host(op: Op, arrays: Sequence[Array], device: Device) -> Any:
 copies.strided = _strided
 _stats = Stats()
 _numbers: dict[Any, DeviceArray] = {}
-_calls: dict[Any, Call] = {}
+_calls: dict[Any, Any] = {}
+_UNKNOWN = object()
 _programs: dict[Any, Built] = {}

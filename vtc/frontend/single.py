@@ -25,6 +25,7 @@ from vtc.ir.ops.activation import Dropout
 from vtc.ir.ops.contract import Matmul
 from vtc.ir.ops.control import Item
 from vtc.ir.ops.elementwise import Elementwise
+from vtc.ir.ops.pullback import Pullback
 from vtc.ir.ops.random import Advance, Random
 from vtc.ir.ops.view import Expand, Permute
 from vtc.ir.types import DType, TensorType, TupleType, u8
@@ -97,7 +98,7 @@ def steps(shape: Shape, strides: Shape) -> tuple[int, ...]:
 
 def symbolic(op: Op, layouts: Sequence[Layout]) -> Fit:
     """``op`` on operands that lie so, for all sizes."""
-    if isinstance(op, Elementwise):
+    if _goes_along(op, layouts):
         layouts = _collapsed(layouts)
     if isinstance(op, Random):
         flat: dict[str, Any] = {"shape": (prod(vars(op)["shape"]),)} if "shape" in vars(op) else {}
@@ -131,12 +132,22 @@ def program(form: Form) -> Program:
     ]
     sizes = [b.param(f"size_{n}", TensorType(u8, (0, Sym.var(n)))) for n in form.hidden]
     inputs = [_shown(b, p, x) for p, x in zip(params, form.operands, strict=True)]
-    node = b.apply(form.op, *inputs)
-    outputs = [node]
-    if isinstance(node.type, TupleType):
-        outputs = [b.apply(Item(i), node) for i in range(len(node.type.items))]
     dims = tuple(Dim(n, 2) for n in form.symbols)
-    return Program((b.graph(f"eager_{form.op.name}", [*params, *sizes], outputs),), dims)
+    graph = b.graph(f"eager_{_name(form.op)}", [*params, *sizes], _results(b, form.op, inputs))
+    return Program((graph,), dims)
+
+
+def _name(op: Op) -> str:
+    return f"{op.op.name}_backward" if isinstance(op, Pullback) else op.name
+
+
+def _results(b: GraphBuilder, op: Op, inputs: Sequence[Node]) -> list[Node]:
+    if isinstance(op, Pullback):
+        return op.spell(b, inputs)[1]
+    node = b.apply(op, *inputs)
+    if not isinstance(node.type, TupleType):
+        return [node]
+    return [b.apply(Item(i), node) for i in range(len(node.type.items))]
 
 
 def _shown(b: GraphBuilder, x: Node, operand: Operand) -> Node:
@@ -155,6 +166,13 @@ def _dense(layouts: Sequence[Layout]) -> tuple[Shape, ...]:
 
 
 # axes that are one
+
+
+def _goes_along(op: Op, layouts: Sequence[Layout]) -> bool:
+    """Whether ``op`` reads the same place of each operand; all have one shape."""
+    if isinstance(op, Pullback):
+        return isinstance(op.op, Elementwise) and all(x.shape == layouts[0].shape for x in layouts)
+    return isinstance(op, Elementwise)
 
 
 def _collapsed(layouts: Sequence[Layout]) -> list[Layout]:
@@ -207,7 +225,7 @@ def _labels(op: Op, layouts: Sequence[Layout]) -> list[Sequence[Any]]:
     """What each size is called: sizes of one label have to be equal."""
     if isinstance(op, (Random, Advance, Dropout)):  # the last operand is a generator's state
         return [*(range(len(x.shape)) for x in layouts[:-1]), [None]]
-    if isinstance(op, Elementwise) or len(layouts) == 1:
+    if _goes_along(op, layouts) or len(layouts) == 1:
         return [range(len(x.shape)) for x in layouts]
     if isinstance(op, Matmul):
         batch = [*range(len(layouts[0].shape) - 2)]
@@ -222,6 +240,8 @@ def _labels(op: Op, layouts: Sequence[Layout]) -> list[Sequence[Any]]:
 def _attributes(op: Op, names: _Names) -> Op:
     """``op`` with the sizes among its attributes as symbols."""
     found: dict[str, Any] = {}
+    if isinstance(op, Pullback):
+        return replace(op, op=_attributes(op.op, names)) if isinstance(op.op, Op) else op
     for f in fields(op):
         value, kind = getattr(op, f.name), str(f.type)
         if "Padding" in kind:

@@ -16,8 +16,8 @@ import numpy as np
 
 from vtc.errors import GradientError
 from vtc.frontend import dispatch
+from vtc.frontend.gradient_rules import KnownRule
 from vtc.frontend.hooks import Group, Hooks, call_after, hooks_of, through
-from vtc.frontend.host_rules import HostRule
 from vtc.frontend.source import located
 from vtc.frontend.tape import BUILDER, Record, Saved, Segment, restore, running
 from vtc.frontend.tensor import Tensor, concrete_tensor
@@ -94,7 +94,7 @@ class Sweep:
         values.update({r: r for r in self.tape})
         opened = _Opened()
         # Each record is the op that gives its reads' gradients.
-        rules: Sequence[Any] = self.tape if self.create_graph else [HostRule(r) for r in self.tape]
+        rules: Sequence[Any] = self.tape if self.create_graph else [KnownRule(r) for r in self.tape]
         entries: list[Entry[Any]] = [
             Entry(rule, r, tuple([s.key for s in r.inputs]), r.index)
             for rule, r in zip(rules, self.tape, strict=True)

@@ -19,7 +19,6 @@ from vtc.frontend import dispatch
 from vtc.frontend.hooks import Group, Hooks
 from vtc.frontend.source import located
 from vtc.frontend.tensor import Storage, Tensor, concrete_tensor
-from vtc.ir.dims import Size
 from vtc.ir.evaluate import inferred
 from vtc.ir.graph import Loc
 from vtc.ir.op import Builder, Op
@@ -194,43 +193,3 @@ class Move:
         """The gradient, moved back."""
         value = restore(g.value) if isinstance(g.value, Saved) else g.value
         return (Expr(BUILDER, value.to(self.device)),)
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """An elementwise ``op`` on operands that are repeated to one shape, on the tape."""
-
-    op: Op
-
-    @property
-    def name(self) -> str:
-        """The op's."""
-        return self.op.name
-
-    def vjp(self, g: Any, out: Any, inputs: Any, needs: Needs) -> Sequence[Expr | None]:
-        """The op's gradients, summed where operands were repeated."""
-        wide = tuple([_repeated(x, out.shape) for x in inputs])
-        found = self.op.vjp(g, out, wide, needs)
-        return [
-            None if d is None else _summed(d, x.shape) for x, d in zip(inputs, found, strict=True)
-        ]
-
-
-def _repeated(x: Expr, shape: Sequence[Size]) -> Expr:
-    axes, kept = _spread_axes(x.shape, shape)
-    return x.reshape(kept).expand(axes, [shape[a] for a in axes]) if axes else x
-
-
-def _summed(d: Expr, shape: Sequence[Size]) -> Expr:
-    axes, _ = _spread_axes(shape, d.shape)
-    return d.sum(axes).reshape(shape) if axes else d
-
-
-def _spread_axes(
-    shape: Sequence[Size], to: Sequence[Size]
-) -> tuple[tuple[int, ...], tuple[Size, ...]]:
-    """The axes of ``to`` along which ``shape`` is repeated, and the sizes of the others."""
-    extra = len(to) - len(shape)
-    ones = [a for a, n in enumerate(shape) if n == 1 and to[extra + a] != 1]
-    kept = tuple([n for a, n in enumerate(shape) if a not in ones])
-    return (*range(extra), *(extra + a for a in ones)), kept

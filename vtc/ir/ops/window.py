@@ -154,7 +154,7 @@ def windows(op: Window | Unwindow, x: TensorType, size: int) -> Size:
     """How many windows of ``size`` elements there are along the axis of ``x``, the long side."""
     op.check(0 <= op.axis < x.rank, f"expected an axis of {x}, got {op.axis}")
     numbers = (size, op.stride, op.dilation)
-    good = all(n >= 1 for n in numbers)
+    good = all(isinstance(n, int) and n >= 1 for n in numbers)
     op.check(good, f"expected size, stride and dilation >= 1, got {numbers}")
     span = op.dilation * (size - 1) + 1
     fits = at_most(span, x.shape[op.axis])
