@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from vtc.ir.op import Needs
 
 
+def give(leaf: Tensor, grad: Tensor | None) -> None:
+    """Make ``grad`` the gradient of ``leaf``: on its device, of a number of the host there."""
+    away = grad is not None and grad.device != leaf.device
+    leaf._grad = grad.to(leaf.device) if grad is not None and away else grad
+
+
 @dataclass(eq=False)
 class Entry:
     """See the module."""
@@ -155,7 +161,7 @@ class Entry:
         results = [self.result(p, leaves, made) for p in traced.parts]
         grads = [(self.tensor_of(g.owner, leaves), g.value) for g in traced.grads]
         for tensor, grad in [(t, self.result(value, leaves, made)) for t, value in grads]:
-            tensor._grad = grad
+            give(tensor, grad)
         for change in traced.changes:
             change.apply()
         return unflatten(traced.form, results)

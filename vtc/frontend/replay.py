@@ -18,7 +18,7 @@ from vtc.errors import RunError
 from vtc.frontend.deciding import value_key
 from vtc.frontend.dispatch import _process as process
 from vtc.frontend.dispatch import state
-from vtc.frontend.entry import Entry
+from vtc.frontend.entry import Entry, give
 from vtc.frontend.keys import Kind, kind_of, know
 from vtc.frontend.parts import PLAIN
 from vtc.frontend.tape import running
@@ -205,7 +205,7 @@ class Replay:
         results = [entry.result(p, leaves, tensors) for p in entry.traced.parts]
         grads = [(entry.tensor_of(g.owner, leaves), g.value) for g in self._changed]
         for x, grad in [(x, entry.result(value, leaves, tensors)) for x, value in grads]:
-            x._grad = grad
+            give(x, grad)
         for change in entry.traced.changes:
             change.apply()
         return unflatten(entry.traced.form, results)

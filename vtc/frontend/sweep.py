@@ -163,6 +163,9 @@ class Sweep:
 
     def _at_leaf(self, leaf: Tensor, found: dict[Any, Any]) -> None:
         g = _dense(found[leaf].value)
+        if g.device != leaf.device:  # a number of the host, in a program of a GPU
+            g = g.to(leaf.device)
+            found[leaf] = Expr(BUILDER, g)
         if leaf._hooks is None:
             if self.adds:
                 self._add(leaf, g)
