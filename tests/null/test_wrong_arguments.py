@@ -66,3 +66,12 @@ def test_a_tensor_of_another_library_is_no_argument_of_a_compiled_function():
     f = vtc.compile(lambda x: x)
     with pytest.raises(ArgumentError, match=r"Other: expected vtc's tensors; vtc\.as_tensor\(x\)"):
         f({"x": [Other()]})
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [("fullgraph", "always one graph"), ("mode", "VTC_TUNE"), ("speed", "dynamic, name and")],
+)
+def test_options_of_others(option, hint):
+    with pytest.raises(ArgumentError, match=f"compile: no option '{option}'; .*{hint}"):
+        vtc.compile(**{option: True})

@@ -36,6 +36,7 @@ from vtc.frontend.keys import (
     sharing,
     tensor_leaf,
 )
+from vtc.frontend.options import check_options
 from vtc.frontend.rebound import rebound
 from vtc.frontend.replay import MISSED, Replay, holding
 from vtc.frontend.source import located, user_level
@@ -451,7 +452,12 @@ def compile(
 
 
 def compile(
-    fn: Any = None, *, dynamic: bool | None = None, name: str = "", recompute: bool = True
+    fn: Any = None,
+    *,
+    dynamic: bool | None = None,
+    name: str = "",
+    recompute: bool = True,
+    **others: object,
 ) -> Any:
     """Compile a function, a method, a Module or a Module class; with options, a decorator.
 
@@ -461,7 +467,7 @@ def compile(
     ``name``: what it is called in programs and messages, the function's own by default.
     ArgumentError for other values, and if ``fn`` cannot be called.
     """
-    _check_options(dynamic, name, recompute)
+    check_options(dynamic, name, recompute, others)
     if fn is None:
         return lambda f: compile(f, dynamic=dynamic, name=name, recompute=recompute)
     if isinstance(fn, type):
@@ -471,16 +477,6 @@ def compile(
             ArgumentError, f"compile: expected a function or a Module, got {type(fn).__name__}"
         )
     return _compiled(fn, dynamic, name, recompute)
-
-
-def _check_options(dynamic: object, name: object, recompute: object) -> None:
-    for want, got, fits in (
-        ("dynamic to be None, True or False", dynamic, isinstance(dynamic, bool | None)),
-        ("name to be an identifier", name, isinstance(name, str) and f"{name}_".isidentifier()),
-        ("recompute to be True or False", recompute, isinstance(recompute, bool)),
-    ):
-        if not fits:
-            raise located(ArgumentError, f"compile: expected {want}, got {got!r}")
 
 
 def _compiled(fn: Callable[..., Any], dynamic: bool | None, name: str, recompute: bool) -> Compiled:
