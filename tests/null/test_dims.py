@@ -13,7 +13,6 @@ from vtc.ir.dims import (
     Dim,
     Sym,
     bounds,
-    common_divisor,
     floordiv,
     is_size,
     maximum,
@@ -120,12 +119,6 @@ def test_symbols_are_those_that_matter(tree):
     size = symbolic(tree)
     assert symbols(size) <= set(NAMES)
     assert isinstance(size, int) == (not symbols(size))
-
-
-@given(trees, values)
-def test_the_common_divisor_divides(tree, at):
-    value, divisor = python(tree, at), common_divisor(symbolic(tree))
-    assert value == 0 if divisor == 0 else value % divisor == 0
 
 
 @given(trees)

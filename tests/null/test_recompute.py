@@ -16,10 +16,10 @@ from vtc.frontend.tree import flatten
 from vtc.ir.evaluate import evaluate
 from vtc.ir.ops.control import After, Call, Checkpoint
 from vtc.ir.text import parse
+from vtc.ir.types import tensors
 from vtc.ir.verify import verify
 from vtc.passes import PIPELINE
 from vtc.passes.check import random_inputs
-from vtc.passes.cost import tensors
 from vtc.passes.pipeline import Context, Options, run
 from vtc.passes.recompute import recompute
 

@@ -15,8 +15,7 @@ from vtc.errors import CaptureError, TypeCheckError
 from vtc.frontend.source import located
 from vtc.ir.dims import Ranges, Size, Sym, bounds, substitute, symbols
 from vtc.ir.ops.view import claims
-from vtc.ir.types import Type
-from vtc.passes.cost import tensors
+from vtc.ir.types import Type, tensors
 
 COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "<": operator.lt,

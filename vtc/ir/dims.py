@@ -15,8 +15,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
-from math import gcd
 from typing import Any, Literal
 
 from vtc.errors import ArgumentError, ParseError
@@ -431,11 +429,6 @@ def _without(monomial: tuple[Atom, ...], by: tuple[Atom, ...]) -> tuple[Atom, ..
             return None
         left.remove(atom)
     return tuple(left)
-
-
-def common_divisor(size: Size) -> int:
-    """The largest integer that divides every coefficient (0 for 0)."""
-    return abs(size) if isinstance(size, int) else reduce(gcd, (c for _, c in size.terms))
 
 
 def _group(size: Size) -> str:

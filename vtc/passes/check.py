@@ -16,8 +16,8 @@ from vtc.errors import PassError, VtcError
 from vtc.ir.evaluate import bound_type, evaluate
 from vtc.ir.graph import Graph, Program
 from vtc.ir.op import infer
-from vtc.ir.types import Array, TensorType
-from vtc.passes.cost import elements, nominal, tensors, value
+from vtc.ir.types import Array, TensorType, tensors
+from vtc.passes.cost import elements, nominal, value
 
 LARGEST = 1 << 20
 """Elements of all values together above which a program is not evaluated."""

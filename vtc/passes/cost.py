@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from vtc.ir.dims import Dim, Size, substitute, symbols
 from vtc.ir.graph import Program
-from vtc.ir.types import TensorType, TupleType, Type
+from vtc.ir.types import Type, tensors
 
 
 def nominal(program: Program, around: int) -> dict[str, int]:
@@ -30,11 +30,6 @@ def elements(type: Type, sizes: Mapping[str, int]) -> int:
 def nbytes(type: Type, sizes: Mapping[str, int]) -> int:
     """How many bytes a dense value takes."""
     return sum(value(t.nbytes, sizes) for t in tensors(type))
-
-
-def tensors(type: Type) -> tuple[TensorType, ...]:
-    """The results of a type: one, or those of a tuple."""
-    return type.items if isinstance(type, TupleType) else (type,)
 
 
 def _near(dim: Dim, around: int) -> int:

@@ -29,8 +29,8 @@ from vtc.ir.ops.flow import Flow
 from vtc.ir.ops.index import Scattering
 from vtc.ir.ops.pieces import pieces
 from vtc.ir.ops.view import Reshape
-from vtc.ir.types import TensorType
-from vtc.passes.cost import tensors, value
+from vtc.ir.types import TensorType, tensors
+from vtc.passes.cost import value
 from vtc.passes.nested import nested
 from vtc.passes.pipeline import Context
 from vtc.passes.slots import ALIGNMENT, Slot, bounded, pack, stack

@@ -21,9 +21,9 @@ from typing import TypeVar, final
 from vtc.errors import VerifyError
 from vtc.ir.dims import Sym, symbols
 from vtc.ir.graph import Fact, Graph, Node, Program
-from vtc.ir.types import TensorType
+from vtc.ir.types import TensorType, tensors
 from vtc.passes.canonicalize import canonicalize
-from vtc.passes.cost import nbytes, nominal, tensors
+from vtc.passes.cost import nbytes, nominal
 from vtc.passes.cse import cse
 from vtc.passes.cut import cheap, cut
 from vtc.passes.dce import dce

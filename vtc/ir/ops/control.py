@@ -243,9 +243,9 @@ class Call(Control):
         self.check(self.graph in graphs, f"expected a graph defined above, got {self.graph!r}")
         callee = graphs[self.graph]
         takes = tuple(p.type for p in callee.params)
-        wanted = f"{self.graph} expected {_listed(takes)}, got {_listed(inputs)}"
+        wanted = f"{self.graph} expected {listed(takes)}, got {listed(inputs)}"
         self.check(takes == tuple(inputs), wanted)
-        wanted = f"{self.graph} returns {_listed(callee.result)}, expected {self.type}"
+        wanted = f"{self.graph} returns {listed(callee.result)}, expected {self.type}"
         self.check(tensors(self.type) == callee.result, wanted)
 
     def compute(self, run: Run, values: Sequence[Value]) -> Value:
@@ -324,7 +324,8 @@ class Gradient(Control):
         return tuple(e.value for e in out)
 
 
-def _listed(types: Sequence[Type]) -> str:
+def listed(types: Sequence[Type]) -> str:
+    """Types as several results are printed."""
     return f"({', '.join(map(str, types))})"
 
 

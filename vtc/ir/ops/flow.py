@@ -27,7 +27,7 @@ from vtc.ir.dims import Size, substitute
 from vtc.ir.evaluate import Run, Value, bound_type
 from vtc.ir.graph import Graph, GraphBuilder, Node
 from vtc.ir.op import Needs, tensor_type
-from vtc.ir.ops.control import Control, Gradient, Item, Library, entry_of
+from vtc.ir.ops.control import Control, Gradient, Item, Library, entry_of, listed
 from vtc.ir.ops.expr import Expr
 from vtc.ir.reverse import reverse
 from vtc.ir.types import Array, TensorType, TupleType, Type, bool_
@@ -68,9 +68,9 @@ class Flow(Control, abstract=True):
     def same(self, graph: Graph, takes: Sequence[Type], gives: Sequence[Type]) -> None:
         """TypeCheckError unless ``graph`` takes and gives values of these types."""
         have = tuple(p.type for p in graph.params)
-        what = f"expected {graph.name} to take {_listed(takes)}, got {_listed(have)}"
+        what = f"expected {graph.name} to take {listed(takes)}, got {listed(have)}"
         self.check(have == tuple(takes), what)
-        what = f"expected {graph.name} to return {_listed(gives)}, got {_listed(graph.result)}"
+        what = f"expected {graph.name} to return {listed(gives)}, got {listed(graph.result)}"
         self.check(graph.result == tuple(gives), what)
 
     def named(self, name: str, graphs: Mapping[str, Graph]) -> Graph:
@@ -432,7 +432,3 @@ def _slice(type: TensorType) -> TensorType:
 
 def _arrays(values: Sequence[Value]) -> tuple[Array, ...]:
     return tuple(cast("Array", v) for v in values)
-
-
-def _listed(types: Sequence[Type]) -> str:
-    return f"({', '.join(map(str, types))})"
