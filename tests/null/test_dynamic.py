@@ -205,3 +205,17 @@ def test_a_size_that_is_taken_as_a_number_is_fixed():
         assert f(vtc.ones(n, 5)).tolist() == [[2.0] * n] * 5
     assert "compiled again: a symbolic size did not work (int() of x_0)" in f.explain()
     assert len(f.entries) == 3
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        lambda n: (n - 1, -1, -1), lambda n: (n, 0, -3), lambda n: (-1, -n, -2),
+        lambda n: (n, -n, -n), lambda n: (2, n, 3), lambda n: (-n, n), lambda n: (0, 3 * n, n),
+        lambda n: (n, 3 * n - 1, 2),
+    ],
+)  # fmt: skip
+def test_arange_of_a_symbolic_size(bounds):
+    f = vtc.compile(lambda x: vtc.arange(*bounds(x.shape[0])), dynamic=True)
+    for n in (5, 6, 9):
+        assert f(vtc.ones(n)).tolist() == list(range(*bounds(n)))

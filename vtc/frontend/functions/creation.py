@@ -362,6 +362,8 @@ def _count(first: Any, last: Any, step: Any) -> Size:
     if step == 0:
         raise located(ArgumentError, "arange: expected a step other than 0")
     if any(isinstance(v, Sym) for v in (first, last, step)):
+        if isinstance(step, int) and step < 0:
+            first, last, step = last, first, -step
         size: Size = floordiv(last - first + step - 1, step)
         return size
     count = -int((first - last) // step)
