@@ -1,8 +1,11 @@
 """Everything a trace read outside its arguments is seen when it changes, and named."""
 
+import cProfile
 import dataclasses
 import functools
 import gc
+import pstats
+import sys
 import time
 import types
 
@@ -333,3 +336,30 @@ def test_what_the_garbage_collector_runs_is_not_read():
 
 
 _gc_ticks = 0
+
+
+def test_profilers_see_what_they_can():
+    """cProfile is one in C before Python 3.12, and goes on after the trace."""
+    seen = []
+
+    def inner(x):
+        return x * 2
+
+    def after():
+        return 3
+
+    sys.setprofile(lambda frame, event, _: seen.append(frame.f_code.co_name))
+    try:
+        vtc.compile(lambda x: inner(x))(vtc.ones(2))
+    finally:
+        sys.setprofile(None)
+    assert "inner" in seen
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        y = vtc.compile(lambda x: inner(x))(vtc.ones(3))
+        after()
+    finally:
+        profile.disable()
+    assert y.tolist() == [2.0] * 3
+    assert "after" in {name for _, _, name in pstats.Stats(profile).stats}

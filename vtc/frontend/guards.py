@@ -188,8 +188,11 @@ class Recorder:
         """Collect on this thread.
 
         The garbage collector waits: finalizers and its callbacks are not part of the traced code.
+        A profiler in Python sees the trace; one in C, as cProfile before Python 3.12, goes on after
+        it.
         """
-        before, collects = sys.getprofile(), gc.isenabled()
+        before: Any = sys.getprofile()
+        passes_on, collects = callable(before), gc.isenabled()
 
         def hook(frame: FrameType, event: ProfileEvent, argument: Any) -> None:
             if event == "call" and (
@@ -197,7 +200,7 @@ class Recorder:
             ):
                 self.codes[frame.f_code] = frame.f_globals
                 self.enter(frame)
-            if before is not None:
+            if passes_on:
                 before(frame, event, argument)
 
         for name, value in self.roots:
@@ -207,7 +210,9 @@ class Recorder:
         try:
             yield
         finally:
-            sys.setprofile(before)
+            sys.setprofile(before if passes_on else None)
+            if hasattr(before, "enable"):
+                before.enable()
             if collects:
                 gc.enable()
 
