@@ -1,5 +1,7 @@
 """Sizes that vary: marks, guards, and what Python does with a symbolic size."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,11 @@ def test_attention_and_loss_over_two_symbols():
         (lambda n: divmod(n, 2), (2, 1)),
         (lambda n: 2**n, 32),
         (lambda n: (n << 1, n >> 1, n & 1, n | 2), (10, 2, 1, 7)),
+        (lambda n: (1 << n, 99 >> n, 4 & n, 8 | n, n ^ 1, 2 ^ n), (32, 3, 4, 13, 4, 7)),
+        (lambda n: (divmod(17, n), ~n, pow(n, 2, 7)), ((3, 2), -6, 4)),
+        (lambda n: (round(n, -1), math.trunc(n), math.ceil(n)), (0, 5, 5)),
+        (lambda n: (n * 1j, n.bit_length(), n.real), (5j, 3, 5)),
+        (lambda n: (f"w{n}", str(n), {"w5": 1}[f"w{n}"]), ("w5", "5", 1)),
         (lambda n: (round(n), +n, -(-n // 2)), (5, 5, 3)),
         (lambda n: n * 1.5, 7.5),
         (lambda n: [1] * n, [1] * 5),
@@ -88,6 +95,13 @@ def test_attention_and_loss_over_two_symbols():
 def test_python_with_a_symbolic_size(of, want):
     got = vtc.compile(lambda x: of(x.shape[0]), dynamic=True)(vtc.ones(5))
     assert got == want
+
+
+def test_a_size_that_becomes_0_divides_as_in_python():
+    f = vtc.compile(lambda x: vtc.zeros(10 // (x.shape[0] - 3)), dynamic=True)
+    assert [len(f(vtc.ones(n))) for n in (4, 5, 8)] == [10, 5, 2]
+    with pytest.raises(ZeroDivisionError):
+        f(vtc.ones(3))
 
 
 def test_a_size_does_not_compare_with_a_string():

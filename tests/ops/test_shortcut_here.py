@@ -137,6 +137,13 @@ def test_errors_name_the_line_of_the_call():
             x - x
 
 
+def test_numbers_that_come_once_are_not_kept():
+    cells = shortcut._Cells(vtc.float32)
+    for n in range(2 * shortcut.NUMBERS):
+        assert cells.of(n + 0.5).item() == n + 0.5
+    assert len(cells._made) <= shortcut.NUMBERS
+
+
 def test_kinds_that_nobody_uses_go():
     for n in range(2, 50):
         vtc.ones(n) + 1
@@ -175,9 +182,9 @@ def test_gradients_of_known_calls(kind):
 
 def test_a_known_call_is_one_step():
     x, y = vtc.ones(2, 3).requires_grad_(), vtc.ones(3).requires_grad_()
-    for _ in range(4):
+    for _ in range(4):  # the first call, which goes through the stack, is one, too
         z = x * y
-    assert [str(f) for f, _ in z.grad_fn.next_functions] == ["<AccumulateGrad>"] * 2
+        assert [str(f) for f, _ in z.grad_fn.next_functions] == ["<AccumulateGrad>"] * 2
     with vtc.no_grad():
         y.mul_(2)
     with pytest.raises(VtcError, match="changed in place"):

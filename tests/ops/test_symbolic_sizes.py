@@ -5,6 +5,7 @@ import pytest
 
 import vtc
 import vtc.nn.functional as F
+from vtc.errors import ArgumentError
 
 
 def randn(*shape):
@@ -40,6 +41,19 @@ CALLS = {
     "set": set_column,
     "norm": lambda x: F.layer_norm(x, x.shape[1:]),
     "random": lambda x: vtc.rand_like(x) < 2,
+    "mask with an offset": lambda x: x.tril(x.shape[1] - x.shape[0]),
+    "roll by a size": lambda x: x.roll(x.shape[0] // 2, 0),
+    "negative size": lambda x: x * -x.shape[0] + (x.shape[0] - 9),
+    "more correction than elements": lambda x: x.var(0, correction=4),
+    "correction of no whole number": lambda x: x.var(0, correction=1.5),
+    "correction of a size": lambda x: x.var(1, correction=x.shape[1] - 1),
+    "weight of a size": lambda x: vtc.lerp(x, x * 2, x.shape[0]),
+    "linspace": lambda x: vtc.linspace(0, 1, x.shape[0]),
+    "one size": lambda x: vtc.full(x.shape[0], 2.0),
+    "bool of a size": lambda x: vtc.full((2,), x.shape[0] - 3, dtype=vtc.bool),
+    "places": lambda x: vtc.nonzero_static(x > 0, size=x.shape[0]),
+    "randperm": lambda x: vtc.randperm(x.shape[0]).sort().values,
+    "size from around": lambda x: vtc.vmap(lambda r: r[: x.shape[1] // 2].sum())(x) * x.shape[1],
 }
 
 
@@ -70,3 +84,36 @@ def test_a_float_argument_does_not_promote():
         assert got.dtype is vtc.float16
         np.testing.assert_array_equal(got.numpy(), (randn(3).half() * lr).numpy())
     assert len(compiled.entries) == 1
+
+
+def test_numbers_of_an_op_fix_the_size():
+    compiled = vtc.compile(lambda x: F.pad(x, (1, 0), value=x.shape[0]), dynamic=True)
+    for n in (3, 5):
+        assert compiled(vtc.ones(n)).tolist() == [n, *[1.0] * n]
+
+
+@pytest.mark.parametrize("step", [0.5, 2.0])
+def test_arange_to_a_size_by_a_float(step):
+    compiled = vtc.compile(lambda x: vtc.arange(0, x.shape[0], step), dynamic=True)
+    for n in (3, 5):
+        assert compiled(vtc.ones(n)).tolist() == vtc.arange(0, n, step).tolist()
+
+
+def test_arange_by_a_size():
+    compiled = vtc.compile(lambda x: vtc.arange(6, 0, 3 - x.shape[0]), dynamic=True)
+    for n in (5, 4, 9):
+        assert compiled(vtc.ones(n)).tolist() == vtc.arange(6, 0, 3 - n).tolist()
+    with pytest.raises(ArgumentError, match="arange: expected a step other than 0"):
+        compiled(vtc.ones(3))
+
+
+def test_a_size_may_be_0_in_a_package(tmp_path):
+    n = vtc.Dim("n", 0, 4)
+
+    def f(x):
+        return x.roll(1), x.roll(x.shape[0] // 2), x.var(0)
+
+    package = vtc.load(vtc.export(f, (vtc.ones(3),), tmp_path / "f.vtc", dynamic={"x": {0: n}}))
+    for k in (0, 1, 4):
+        for got, want in zip(package(randn(k)), f(randn(k)), strict=True):
+            np.testing.assert_allclose(got, want.numpy(), rtol=1e-6)

@@ -76,6 +76,16 @@ class Engine:
             return
         self._attach(out, Record(op, saved, self._result(out), loc=user_loc()))
 
+    def spreads(self, xs: Sequence[Tensor]) -> bool:
+        """Whether an elementwise op on these, which may differ in shape, is to be one step: those
+        of checkpointed segments and of bodies are counted as the stack has them.
+        """
+        if not state.grad or state.autocast is not None:
+            return False
+        if running.segment is not None or running.body is not None:
+            return False
+        return any([x.requires_grad for x in xs]) and len({x.device for x in xs}) == 1
+
     def spread(
         self, op: Elementwise, values: Sequence[Any], arrays: Sequence[Array | None], out: Tensor
     ) -> None:

@@ -93,7 +93,7 @@ class Capture(abc.ABC):
         """Record ``op`` on nodes."""
         if self.borders.count and not isinstance(op, Gradient | Item):
             inputs = tuple([self.borders.across(i, self._record) for i in inputs])
-        node = self._record(op, *inputs, hint=hint)
+        node = self._record(self.sizes.settled(op), *inputs, hint=hint)
         self.borders.place(node)
         return node
 
@@ -174,7 +174,7 @@ class Capture(abc.ABC):
         y = Tensor()
         if not state.grad and not isinstance(op, StopGradient) and self.requires(x):
             x = self.view(_UNRECORDED, x)
-        y._link, y._stamp = (x, op), -1
+        y._link, y._stamp = (x, self.sizes.settled(op)), -1
         self.note(y)
         self.node(y)
         return y

@@ -104,6 +104,9 @@ class Autograd(Gradients, Protocol):
     def viewed(self, x: Tensor) -> None:
         """``x`` was just cut from another tensor."""
 
+    def spreads(self, xs: Sequence[Tensor]) -> bool:
+        """Whether an elementwise op on these is to be one step of the tape."""
+
     def spread(
         self, op: Any, values: Sequence[Any], arrays: Sequence[Array | None], out: Tensor
     ) -> None:

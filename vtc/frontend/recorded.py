@@ -65,6 +65,13 @@ class Recording(Capture):
             return found
         return self.outside[id(x)] if id(x) in self.outside else self.meet(x)
 
+    def type_of_tensor(self, x: Tensor) -> TensorType:
+        """The type of ``x``; from outside it has the sizes that vary in the trace there."""
+        if x._array is None or self.outer is None:
+            return super().type_of_tensor(x)
+        with _around(self.outer):
+            return x.type
+
     def meet(self, x: Tensor) -> Cell:
         """Make ``x``, which is from outside, a parameter."""
         with _around(self.outer):

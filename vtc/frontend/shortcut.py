@@ -39,7 +39,9 @@ from vtc.runtime.buffer import address
 from vtc.runtime.cuda.array import DeviceArray
 
 KEPT = 4096
-"""Kinds of calls that are remembered, and numbers of each."""
+"""Kinds of calls that are remembered."""
+NUMBERS = 256
+"""Numbers that each of them has at hand: a schedule has another at each step."""
 _NUMBERS = (bool, int, float)
 
 
@@ -105,7 +107,7 @@ class _Cells:
         key = value if value and value == value else repr(value)
         found = self._made.get(key)
         if found is None:
-            if len(self._made) >= KEPT:
+            if len(self._made) >= NUMBERS:
                 self._made.clear()
             found = self._made[key] = _array_of(value, self._dtype)
         return found

@@ -7,13 +7,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Final
 
 from vtc.errors import CaptureError, TypeCheckError
 from vtc.frontend.source import located
+from vtc.ir.attribute import attributes, fits
 from vtc.ir.dims import Ranges, Size, Sym, bounds, substitute, symbols
+from vtc.ir.op import Op
 from vtc.ir.ops.view import claims
 from vtc.ir.types import Type, tensors
 
@@ -115,6 +117,32 @@ class Sizes:
                 raise located(TypeCheckError, f"expected sizes of at least 0, got {size} = {now}")
             self.decide("<=", size)
 
+    def settled(self, op: Op) -> Op:
+        """``op`` whose attributes hold traced sizes where a size may stand, and else numbers.
+
+        Fixed where a number is asked of a size that varies, CaptureError under export.
+        """
+        if not self.ranges:
+            return op
+        changed = {}
+        for name, attribute in attributes(type(op)).items():
+            value = getattr(op, name)
+            found = self._settled(value, attribute.kind)
+            if found is not value:
+                changed[name] = found
+        return replace(op, **changed) if changed else op
+
+    def _settled(self, value: Any, kind: Any) -> Any:
+        plain = _plain(value)
+        if not _has_symbols(plain) or fits(plain, kind):
+            return plain
+        return self._numbers(plain)
+
+    def _numbers(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(self._numbers, value))
+        return self.fix(value) if isinstance(value, Sym) else value
+
     def _refuse_ended(self, size: Size) -> None:
         if self.ended:
             raise located(
@@ -146,6 +174,18 @@ class Sizes:
                 CaptureError, f"cannot take int() of {left}, which is not known under export"
             )
         raise Fixed(left)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with traced sizes, in tuples too, as those of the IR; itself if there are none."""
+    if isinstance(value, tuple):
+        parts = tuple(map(_plain, value))
+        return value if all(map(operator.is_, parts, value)) else parts
+    return value.size_expr if isinstance(value, SymInt) else value
+
+
+def _has_symbols(value: Any) -> bool:
+    return any(map(_has_symbols, value)) if isinstance(value, tuple) else isinstance(value, Sym)
 
 
 def _by_range(fn: str, left: Size, ranges: Ranges) -> bool | None:
@@ -181,15 +221,20 @@ class SymInt:
     def _with(self, other: Any, fn: Callable[[Any, Any], Any]) -> Any:
         if isinstance(other, SymInt):
             return self._wrap(fn(self.size_expr, other.size_expr))
+        if isinstance(other, Sym):
+            return self._wrap(fn(self.size_expr, other))
         if isinstance(other, int):
             return self._wrap(fn(self.size_expr, int(other)))
-        if isinstance(other, float):
+        if isinstance(other, (float, complex)):
             return fn(int(self), other)
         return NotImplemented
 
     def _fixed(self, other: Any, fn: Callable[[Any, Any], Any]) -> Any:
         """``fn`` where no symbolic form exists: the size is fixed."""
         return fn(int(self), int(other)) if isinstance(other, (int, SymInt)) else NotImplemented
+
+    def _reflected(self, other: Any, fn: Callable[[Any, Any], Any]) -> Any:
+        return self._fixed(other, lambda a, b: fn(b, a))
 
     def __add__(self, other: Any) -> Any:
         return self._with(other, operator.add)
@@ -201,10 +246,10 @@ class SymInt:
         return self._with(other, operator.mul)
 
     def __floordiv__(self, other: Any) -> Any:
-        return self._with(other, operator.floordiv)
+        return self._with(divisor(other), operator.floordiv)
 
     def __mod__(self, other: Any) -> Any:
-        return self._with(other, operator.mod)
+        return self._with(divisor(other), operator.mod)
 
     def __radd__(self, other: Any) -> Any:
         return self._with(other, operator.add)
@@ -216,10 +261,12 @@ class SymInt:
         return self._with(other, lambda a, b: b - a)
 
     def __rfloordiv__(self, other: Any) -> Any:
-        return self._with(other, lambda a, b: b // a)
+        by = divisor(self)
+        return other // by if isinstance(by, int) else self._with(other, lambda a, b: b // a)
 
     def __rmod__(self, other: Any) -> Any:
-        return self._with(other, lambda a, b: b % a)
+        by = divisor(self)
+        return other % by if isinstance(by, int) else self._with(other, lambda a, b: b % a)
 
     def __truediv__(self, other: Any) -> Any:
         return int(self) / other
@@ -227,14 +274,17 @@ class SymInt:
     def __rtruediv__(self, other: Any) -> Any:
         return other / int(self)
 
-    def __pow__(self, other: Any) -> Any:
-        return int(self) ** other
+    def __pow__(self, other: Any, modulus: Any = None) -> Any:
+        return pow(int(self), other, modulus)
 
     def __rpow__(self, other: Any) -> Any:
         return other ** int(self)
 
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
 
     def __lshift__(self, other: Any) -> Any:
         return self._fixed(other, operator.lshift)
@@ -248,6 +298,20 @@ class SymInt:
     def __or__(self, other: Any) -> Any:
         return self._fixed(other, operator.or_)
 
+    def __xor__(self, other: Any) -> Any:
+        return self._fixed(other, operator.xor)
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
+    def __rlshift__(self, other: Any) -> Any:
+        return self._reflected(other, operator.lshift)
+
+    def __rrshift__(self, other: Any) -> Any:
+        return self._reflected(other, operator.rshift)
+
+    def __invert__(self) -> Any:
+        return -self - 1
+
     def __neg__(self) -> Any:
         return self._wrap(-self.size_expr)
 
@@ -257,8 +321,16 @@ class SymInt:
     def __abs__(self) -> Any:
         return self if self >= 0 else -self
 
-    def __round__(self) -> Any:
-        return self
+    def __round__(self, ndigits: Any = None) -> Any:
+        return self if ndigits is None else round(int(self), ndigits)
+
+    __trunc__ = __floor__ = __ceil__ = __pos__
+
+    def __getattr__(self, name: str) -> Any:
+        """What else an int has: ``bit_length()``, ``real``."""
+        if name.startswith("_") or not hasattr(int, name):
+            raise AttributeError(f"a traced size has no attribute {name!r}")
+        return getattr(int(self), name)
 
     def _difference(self, other: Any) -> Size:
         difference: Size = self.size_expr - (
@@ -267,9 +339,9 @@ class SymInt:
         return difference
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, float):
+        if isinstance(other, (float, complex)):
             return int(self) == other
-        if not isinstance(other, (int, SymInt)):
+        if not isinstance(other, (int, SymInt, Sym)):
             return NotImplemented
         return self.scope.decide("==", self._difference(other))
 
@@ -277,12 +349,12 @@ class SymInt:
         return not self == other
 
     def __lt__(self, other: Any) -> bool:
-        if not isinstance(other, (int, SymInt)):
+        if not isinstance(other, (int, SymInt, Sym)):
             return bool(int(self) < other)
         return self.scope.decide("<", self._difference(other))
 
     def __le__(self, other: Any) -> bool:
-        if not isinstance(other, (int, SymInt)):
+        if not isinstance(other, (int, SymInt, Sym)):
             return bool(int(self) <= other)
         return self.scope.decide("<=", self._difference(other))
 
@@ -307,7 +379,20 @@ class SymInt:
         return hash(int(self))  # equal sizes are found in dicts, so this fixes the size
 
     def __format__(self, spec: str) -> str:
-        return format(int(self), spec) if spec else str(self)
+        return format(int(self), spec)
+
+    def __str__(self) -> str:
+        return str(int(self))  # what the program makes of it may be a key
 
     def __repr__(self) -> str:
         return str(self.size_expr)
+
+
+def divisor(size: Any) -> Any:
+    """``size``, as a number if it might be 0 in another call: then dividing is Python's to refuse.
+
+    CaptureError under export.
+    """
+    if not isinstance(size, SymInt):
+        return size
+    return size if _by_range("==", size.size_expr, size.scope.ranges) is False else int(size)

@@ -197,6 +197,12 @@ def product(sizes: Iterable[Size]) -> Size:
     return total
 
 
+def parted(size: Size) -> tuple[Size, Size]:
+    """``(a, b)`` with ``size == a - b``: what is added in it, and what is taken away."""
+    terms = _terms(size)
+    return _collect(t for t in terms if t[1] > 0), -_collect(t for t in terms if t[1] < 0)
+
+
 def floordiv(a: Size, b: Size) -> Size:
     """``a // b`` as Python rounds; exact multiples divide out."""
     if isinstance(a, int) and isinstance(b, int):

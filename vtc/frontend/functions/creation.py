@@ -16,6 +16,7 @@ from vtc.frontend import dispatch
 from vtc.frontend.functions import comparison, elementwise
 from vtc.frontend.functions.arguments import Number, Where, expect_tensor, is_tensor, place, shape
 from vtc.frontend.functions.promotion import cast, checked, number, number_dtype, plain
+from vtc.frontend.sizes import divisor
 from vtc.frontend.source import located
 from vtc.ir.dims import Size, Sym, floordiv
 from vtc.ir.ops.fill import Iota
@@ -205,7 +206,7 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:
     """``fill_value`` everywhere; it decides the dtype if none is given."""
-    sizes = shape("full", (size,) if isinstance(size, int) else size)
+    sizes = shape("full", (size,) if hasattr(size, "__index__") else size)
     want = dtype or number_dtype(fill_value)
     return _filled("full", sizes, fill_value, want, device, requires_grad)
 
@@ -346,10 +347,14 @@ def arange(
 ) -> Tensor:
     """``start``, ``start + step``, ... below ``end``; one argument is the end. Ints make int64."""
     first, last = (0, start) if end is None else (start, end)
-    first, last, by = plain(first), plain(last), plain(step)
+    step = divisor(step)
+    first, last, by = _whole_or_known(first, last, step)
     whole = not any(isinstance(v, float) for v in (first, last, by))
     want = dtype or (i64 if whole else dispatch.default_dtype())
-    count = _count(first, last, by)
+    pace = step if hasattr(step, "size_expr") else by  # a traced size is compared by its range
+    if pace == 0:
+        raise located(ArgumentError, "arange: expected a step other than 0")
+    count = _count(first, last, by, down=pace < 0)
     line = dispatch.create(Iota((count,), 0, i64 if whole else f64), place(device))
     if by != 1:
         line = elementwise.mul(line, by)
@@ -358,11 +363,17 @@ def arange(
     return _asked(cast(line, want), requires_grad)
 
 
-def _count(first: Any, last: Any, step: Any) -> Size:
-    if step == 0:
-        raise located(ArgumentError, "arange: expected a step other than 0")
+def _whole_or_known(*values: Any) -> list[Any]:
+    """Plain numbers; beside a float there are no sizes that vary."""
+    found = [plain(v) for v in values]
+    if not any(isinstance(v, float) for v in found):
+        return found
+    return [int(v) if hasattr(v, "size_expr") else f for v, f in zip(values, found, strict=True)]
+
+
+def _count(first: Any, last: Any, step: Any, *, down: bool) -> Size:
     if any(isinstance(v, Sym) for v in (first, last, step)):
-        if isinstance(step, int) and step < 0:
+        if down:
             first, last, step = last, first, -step
         size: Size = floordiv(last - first + step - 1, step)
         return size
@@ -386,13 +397,21 @@ def linspace(
     if steps < 0:
         raise located(ArgumentError, f"linspace: expected steps >= 0, got {steps}")
     want = dtype or dispatch.default_dtype()
-    by = (end - start) / (steps - 1) if steps > 1 else 0.0
-    index = dispatch.create(Iota(shape=(steps,), axis=0, dtype=f64), place(device))
+    count = dispatch.size(steps)
+    by = _distance(end - start, steps - 1) if steps > 1 else 0.0
+    index = dispatch.create(Iota(shape=(count,), axis=0, dtype=f64), place(device))
     # From both ends, as PyTorch does, so that the last number is exactly ``end``.
     up = elementwise.add(elementwise.mul(index, by), start)
     down = elementwise.sub(end, elementwise.mul(elementwise.sub(steps - 1, index), by))
     line = comparison.where(comparison.lt(index, steps // 2 if steps > 1 else 1), up, down)
     return _asked(cast(line, want), requires_grad)
+
+
+def _distance(whole: Any, parts: Any) -> Any:
+    """``whole / parts`` in f64; where ``parts`` varies, a tensor."""
+    if not hasattr(parts, "size_expr"):
+        return whole / parts
+    return elementwise.div(number(whole, f64), number(parts, f64))
 
 
 def logspace(

@@ -8,7 +8,7 @@ div(i, j)                # true division: integers become the default dtype
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
@@ -276,8 +276,11 @@ def lerp(input: Tensor, end: Tensor, weight: Value) -> Tensor:
 
 @once("lerp")
 def _between(input: Tensor, end: Tensor, weight: Value) -> Tensor:
-    if not is_tensor(weight) and plain(weight) >= 0.5:
-        return sub(end, mul(sub(end, input), 1 - plain(weight)))
+    if not is_tensor(weight):
+        number = plain(weight)
+        twice: Any = weight * 2
+        if twice >= 1:  # a traced size is compared with whole numbers
+            return sub(end, mul(sub(end, input), 1 - number))
     return add(input, mul(sub(end, input), weight))
 
 

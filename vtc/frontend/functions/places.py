@@ -62,13 +62,13 @@ def nonzero_static(input: Tensor, *, size: int, fill_value: int = -1) -> Tensor:
     expect_tensor("nonzero_static", "input", input)
     if size < 0:
         raise located(ArgumentError, f"nonzero_static: expected size >= 0, got {size}")
-    type = input.type
+    type, count = input.type, dispatch.size(size)
     if type.numel == 0 or not type.rank:
-        shape = (size, type.rank)
+        shape = (count, type.rank)
         return dispatch.constant(fill_value, i64, shape, input.device)
     there = cast(comparison.ne(view.reshape(input, (type.numel,)), 0), i64)
     sofar = scan.cumsum(there, 0)
-    number = elementwise.add(dispatch.create(Iota((size,), 0, i64), input.device), 1)
+    number = elementwise.add(dispatch.create(Iota((count,), 0, i64), input.device), 1)
     last: Any = type.numel
     flat = elementwise.clamp(searchsorted(sofar, number), max=last - 1)
     coordinates: list[Tensor] = []

@@ -21,8 +21,8 @@ from vtc.errors import ArgumentError, TypeCheckError
 from vtc.frontend import dispatch
 from vtc.frontend.functions.arguments import Number, Value, is_number, is_tensor
 from vtc.frontend.source import located
-from vtc.ir.dims import Size, Sym
-from vtc.ir.ops.elementwise import Cast, Elementwise
+from vtc.ir.dims import Size, Sym, bounds, parted
+from vtc.ir.ops.elementwise import Cast, Elementwise, Sub
 from vtc.ir.ops.fill import Full, Iota
 from vtc.ir.ops.index import Scattering
 from vtc.ir.ops.view import Expand, Reshape, Slice
@@ -182,9 +182,22 @@ def pointwise(op: Elementwise, *values: Value) -> Tensor:
 def promoted(op: Elementwise, *values: Value) -> Tensor:
     """:func:`pointwise` of a call that is not known yet."""
     dtype = result_type(*values)
-    return dispatch.apply(
-        op, *meet(op.name, floating(dtype) if op.promotion == "float" else dtype, *values)
-    )
+    dtype = floating(dtype) if op.promotion == "float" else dtype
+    tensors = [v for v in values if is_tensor(v)]
+    if dispatch.state.capture is None and dispatch.autograd().spreads(tensors):
+        return _spread(op, dtype, values, common_shape(op.name, [x.type for x in tensors]))
+    return dispatch.apply(op, *meet(op.name, dtype, *values))
+
+
+def _spread(
+    op: Elementwise, dtype: DType, values: Sequence[Value], shape: Sequence[Size]
+) -> Tensor:
+    """``op`` as one step of the tape, as a known call is: repeating an operand is none."""
+    given = [tensor_of(v, dtype) for v in values]
+    with dispatch.no_grad():
+        out = dispatch.apply(op, *[expand_to(op.name, x, shape) for x in given])
+    dispatch.autograd().spread(op, given, [None] * len(given), out)
+    return out
 
 
 def apply_scatter(op: Scattering, *inputs: Tensor) -> Tensor:
@@ -228,10 +241,19 @@ def tensor_of(value: Value, dtype: DType) -> Tensor:
 
 
 def _size_value(size: Sym, dtype: DType) -> Tensor:
-    """A symbolic size as a 0-d tensor: the element at ``size`` of 0, 1, 2, ...; reads nothing."""
+    """A symbolic size as a 0-d tensor; what may be below 0 is a difference of two that are not."""
+    low, _ = bounds(size, dispatch.state.capture.sizes.ranges)
+    if low is not None and low >= 0:
+        return cast(_place_at(size), dtype)
+    more, less = parted(size)
+    return cast(dispatch.apply(Sub(), _place_at(more), _place_at(less)), dtype)
+
+
+def _place_at(size: Size) -> Tensor:
+    """The element at ``size`` of 0, 1, 2, ..., which is its number; reads nothing."""
     line = dispatch.apply(Iota(shape=(size + 1,), axis=0, dtype=i64))
     one = dispatch.apply(Slice(starts=(size,), stops=(size + 1,), steps=(1,)), line)
-    return cast(dispatch.apply(Reshape(shape=()), one), dtype)
+    return dispatch.apply(Reshape(shape=()), one)
 
 
 def _as(value: Any, dtype: DType) -> Any:
@@ -272,6 +294,7 @@ def checked(name: str, value: Number, dtype: DType) -> Number:
         fits = wrap(whole, dtype) == whole
     else:
         fits = not isinstance(found, complex)
+        found = bool(found) if dtype is bool_ else found
     if not fits:
         raise located(TypeCheckError, f"{name}: {found} does not fit {dtype}")
     return found

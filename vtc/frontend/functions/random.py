@@ -384,7 +384,7 @@ def randperm(
     n: int, *, generator: Generator | None = None, dtype: DType | None = None, device: Where = None
 ) -> Tensor:
     """The integers below ``n`` in random order."""
-    low, high = (_bits((n,), generator, device) for _ in range(2))
+    low, high = (_bits((dispatch.size(n),), generator, device) for _ in range(2))
     if dispatch.is_capturing():
         keys = elementwise.add(elementwise.mul(high, 2**31), elementwise.floor_divide(low, 2))
         return cast(dispatch.apply(Argsort(axis=0, descending=False), keys), dtype or i64)

@@ -6,14 +6,14 @@ pad(x, (1, 1))               # one element on both sides of the last dim
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from vtc.errors import ArgumentError, CaptureError, TypeCheckError
 from vtc.frontend import dispatch
-from vtc.frontend.functions import view
+from vtc.frontend.functions import comparison, elementwise, view
 from vtc.frontend.functions.arguments import (
     Dims,
     Number,
@@ -29,7 +29,7 @@ from vtc.frontend.functions.arguments import (
 )
 from vtc.frontend.functions.promotion import cast, checked, expand_to, promote_types, result_type
 from vtc.frontend.source import located
-from vtc.ir.dims import Size
+from vtc.ir.dims import Size, bounds, maximum, mod
 from vtc.ir.ops.fill import Concat, Iota, Pad, Tril, Triu
 from vtc.ir.ops.index import Index
 from vtc.ir.ops.scan import Cumsum
@@ -277,11 +277,17 @@ def roll(input: Tensor, shifts: Dims, dims: Dims | None = None) -> Tensor:
     for shift, dim in pairs:
         at = own_axis("roll", dim, input.type)
         n = input.type.shape[at]
-        start = (n - shift) % n if n != 0 else 0
+        start = mod(n - dispatch.size(shift), _at_least_1(n))
         if start != 0:
             parts = view.cut(input, {at: (start, n)}), view.cut(input, {at: (0, start)})
             input = dispatch.apply(Concat(axis=at), *parts)
     return input.clone()
+
+
+def _at_least_1(n: Size) -> Size:
+    ranges = dispatch.state.capture.sizes.ranges if dispatch.is_capturing() else {}
+    low, _ = bounds(n, ranges)
+    return n if low is not None and low >= 1 else maximum(n, 1)
 
 
 def _ints(value: Dims) -> Sequence[int]:
@@ -291,10 +297,24 @@ def _ints(value: Dims) -> Sequence[int]:
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The last two dims' matrices with zeros above ``diagonal`` (1 is right of the main one)."""
     expect_tensor("tril", "input", input)
-    return dispatch.apply(Tril(diagonal=diagonal), input)
+    return _triangle(Tril, comparison.le, input, diagonal)
 
 
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The last two dims' matrices with zeros below ``diagonal`` (1 is right of the main one)."""
     expect_tensor("triu", "input", input)
-    return dispatch.apply(Triu(diagonal=diagonal), input)
+    return _triangle(Triu, comparison.ge, input, diagonal)
+
+
+def _triangle(
+    op: type[Tril] | type[Triu], inside: Callable[..., Tensor], input: Tensor, diagonal: int
+) -> Tensor:
+    """What is ``inside``, seen from ``diagonal``, which may follow from sizes that vary."""
+    at = dispatch.size(diagonal)
+    if isinstance(at, int) or input.type.rank < 2:
+        return dispatch.apply(op(diagonal=at if isinstance(at, int) else 0), input)
+    n, m = input.type.shape[-2:]
+    rows, columns = (dispatch.create(Iota((k,), 0, i64), input.device) for k in (n, m))
+    right = elementwise.sub(columns, view.unsqueeze(rows, 1))
+    nothing = dispatch.constant(0, input.type.dtype, (), input.device)
+    return comparison.where(inside(right, at), input, nothing)

@@ -143,7 +143,8 @@ def _count(x: Tensor, over: tuple[int, ...], correction: float) -> Any:
     n: Any = product(x.type.shape[a] for a in over)
     if isinstance(n, int):
         return float(max_of(n - correction, 0))
-    return number(n - correction if correction else n, x.type.dtype)
+    count = number(n, x.type.dtype)
+    return elementwise.clamp(elementwise.sub(count, correction), min=0) if correction else count
 
 
 def _correction(unbiased: bool | None, correction: float | None) -> float:
