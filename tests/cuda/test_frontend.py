@@ -281,6 +281,16 @@ def test_gradients_are_on_the_device_of_the_leaf():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_second_gradients_of_calls_with_numbers():
+    x = vtc.tensor([1.0, 2.0, 3.0], device="cuda", requires_grad=True)
+    for _ in range(4):  # the third call is a known one
+        (first,) = vtc.autograd.grad((2 * x * x / 4).sum(), [x], create_graph=True)
+        (second,) = vtc.autograd.grad((first * first).sum(), [x])
+        assert first.tolist() == [1, 2, 3]
+        assert second.tolist() == [2, 4, 6]
+        assert second.device == x.device
+
+
 def test_gradients_flow_back_through_a_move():
     x = vtc.ones(3, requires_grad=True)
     (x.cuda() * 2).to("cuda:1").sum().backward()

@@ -124,3 +124,12 @@ def test_a_number_of_the_host_has_its_gradient_there():
             assert x.grad.tolist() == [2.0] * 3
             assert s.grad.item() == 3.0
             assert str(s.grad.device) == "cpu"
+
+
+def test_second_gradients_of_calls_with_numbers():
+    x = vtc.tensor([1.0, 2.0, 3.0], device="cuda", requires_grad=True)
+    for _ in range(4):
+        (first,) = vtc.autograd.grad((2 * x * x / 4).sum(), [x], create_graph=True)
+        (second,) = vtc.autograd.grad((first * first).sum(), [x])
+        assert first.tolist() == [1, 2, 3]
+        assert second.tolist() == [2, 4, 6]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vtc.errors import GradientError
-from vtc.frontend import dispatch, hooks
+from vtc.frontend import dispatch, eager, hooks
 from vtc.frontend.dispatch import Rest, Result, state
 from vtc.frontend.grad_fn import Next, eager_fn
 from vtc.frontend.hooks import Gradients, Group
@@ -28,6 +28,8 @@ from vtc.ir.ops.expr import Expr
 from vtc.ir.ops.pullback import Spread
 from vtc.ir.ops.view import Reshape
 from vtc.ir.types import Array, TensorType, TupleType
+from vtc.runtime.cuda.array import DeviceArray
+from vtc.runtime.device import Device
 
 
 class Engine:
@@ -92,13 +94,13 @@ class Engine:
         """Put ``op`` on the tape, on tensors and numbers (``arrays`` has them 0-d) that were
         repeated to one shape.
         """
-        saved = tuple(
-            [
-                self.save(v) if a is None or v.__class__ is Tensor else Saved(TensorType.of(a), a)
-                for v, a in zip(values, arrays, strict=True)
-            ]
-        )
-        self._attach(out, Record(Spread(op), saved, self._result(out), loc=user_loc()))
+        saved = [
+            self.save(v) if a is None or v.__class__ is Tensor else Saved(TensorType.of(a), a)
+            for v, a in zip(values, arrays, strict=True)
+        ]
+        if isinstance(out._array, DeviceArray):
+            saved = [_on_device(s, out.device) for s in saved]
+        self._attach(out, Record(Spread(op), tuple(saved), self._result(out), loc=user_loc()))
 
     def _result(self, out: Tensor) -> Saved:
         return Saved(
@@ -294,6 +296,14 @@ class Engine:
         """How ``x`` came to be (None for a leaf), and which result of that it is."""
         record = self.record_of(x)
         return (None, 0) if record is None else (eager_fn(record), record.index or 0)
+
+
+def _on_device(saved: Saved, device: Device) -> Saved:
+    """What is on the host beside operands on a GPU is a number; it is kept there."""
+    array = saved.array
+    if array is None or isinstance(array, DeviceArray):
+        return saved
+    return Saved(saved.type, eager.number_on(array, device))
 
 
 ENGINE = Engine()

@@ -134,7 +134,7 @@ class Ready:
         if found is None:
             if len(self._cells) >= KEPT:
                 self._cells.clear()
-            number = _number(self._of(value), self.device)
+            number = number_on(self._of(value), self.device)
             found = self._cells[key] = address(number), number
         return found[0]
 
@@ -196,7 +196,7 @@ def _fill(target: DeviceArray, number: Array) -> None:
     if len(pattern) == 1 and target.flags.c_contiguous:
         copies.fill_bytes(target, pattern.pop())
     else:
-        copies.write(target, _number(number, devices.home(target)))
+        copies.write(target, number_on(number, devices.home(target)))
 
 
 def _one(number: Array) -> Array:
@@ -256,7 +256,7 @@ def _filled(op: Full, device: Device) -> Array:
     return out
 
 
-def _number(array: Array, device: Device) -> DeviceArray:
+def number_on(array: Array, device: Device) -> DeviceArray:
     """The one element of a host array on the device, shown in the array's shape."""
     one = _one(array)
     here = gpu(devices.index(device))
@@ -346,7 +346,7 @@ def _launched(
 
     def call(given: Sequence[Array]) -> Array:
         dense = [p(a) for p, a in zip(places, given, strict=True)]
-        there = [a if isinstance(a, DeviceArray) else _number(a, device) for a in dense]
+        there = [a if isinstance(a, DeviceArray) else number_on(a, device) for a in dense]
         found = [*map(address, there), *fixed]
         if any([place & _MISALIGNED for place in found]):
             return _shaped(built.run([*dense, *stay])[0], type)

@@ -89,16 +89,15 @@ def _run_there(op: Pullback, rule: Rule, arrays: list[Array]) -> Sequence[Array]
     if not isinstance(inner, (Elementwise, Composite)) or not isinstance(arrays[0], DeviceArray):
         return None
     shape, device = arrays[0].shape, devices.home(arrays[0])
-    given: list[Array] = []
-    for array, needed in zip(arrays, (False, False, *op.needs), strict=True):
-        if isinstance(array, DeviceArray) and devices.home(array) == device:
-            given.append(array)
-        elif isinstance(array, DeviceArray) or needed or any(array.strides) or not array.size:
-            return None
-        else:  # a number of the host
-            given.append(np.broadcast_to(array[(0,) * array.ndim], shape))
+    if any([not isinstance(a, DeviceArray) or devices.home(a) != device for a in arrays]):
+        return None
     if not rule.made:
         return ()
+    needs = (True, True, *op.needs)  # a number has no gradient, and may be repeated beforehand
+    given = [
+        a if a.ndim or needed else np.broadcast_to(a, shape)
+        for a, needed in zip(arrays, needs, strict=True)
+    ]
     if all([a.shape == shape for a in given]):
         op = Pullback(inner, op.needs)  # nothing is repeated
     return eager.pulled(op, given, device)
